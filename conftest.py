@@ -1,0 +1,96 @@
+"""Fixtures of every test: rows made short, a queue of one's own."""
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import redis
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.utils import timezone
+
+from promotions.clients.promo_queue import PromoQueue, promo_queue
+from promotions.clients.provision import provision
+from promotions.models import FlashPromo, Product, ShopperProfile, Store
+
+#: Where the test stores stand; a degree of latitude is 111.19 km.
+HERE = (19.4326, -99.1332)
+
+
+@pytest.fixture
+def make_store(db: None) -> Callable[..., Store]:
+    def make(**fields: Any) -> Store:
+        defaults = {"name": "Corner", "latitude": HERE[0], "longitude": HERE[1]}
+        return Store.objects.create(**(defaults | fields))
+
+    return make
+
+
+@pytest.fixture
+def make_promo(make_store: Callable[..., Store]) -> Callable[..., FlashPromo]:
+    """A promo that is open now; `store`, `product` and any field may be given."""
+
+    def make(*, store: Store | None = None, product: Product | None = None, **fields: Any):
+        if product is None:
+            store = store or Store.objects.first() or make_store()
+            product = Product.objects.create(
+                store=store, name=f"Product {Product.objects.count()}", list_price=100
+            )
+        now = timezone.now()
+        defaults = {
+            "promo_price": 60,
+            "starts_at": now - timedelta(minutes=5),
+            "ends_at": now + timedelta(hours=1),
+            "quantity": 10,
+            "status": FlashPromo.Status.ACTIVE,
+        }
+        return FlashPromo.objects.create(product=product, **(defaults | fields))
+
+    return make
+
+
+@pytest.fixture
+def make_shopper(db: None) -> Callable[..., User]:
+    """An active user at the test store; any field of the profile, or `email`, may be given."""
+
+    def make(username: str | None = None, *, email: str = "", **profile: Any) -> User:
+        username = username or f"shopper{User.objects.count()}"
+        user = User.objects.create_user(username, email=email, password="pass")
+        place = {"latitude": HERE[0], "longitude": HERE[1], "segment": "regular"}
+        ShopperProfile.objects.filter(user=user).update(**(place | profile))
+        return user
+
+    return make
+
+
+@pytest.fixture
+def queue() -> Iterator[PromoQueue]:
+    """The topic and its queues, empty, on the real SNS/SQS server of the test run."""
+    promo_queue.cache_clear()
+    from promotions.clients.promo_queue import aws_client
+
+    sns, sqs = aws_client("sns"), aws_client("sqs")
+    provision(
+        sns=sns,
+        sqs=sqs,
+        topic_name=settings.SNS_TOPIC_ARN.rpartition(":")[2],
+        queue_name=settings.SQS_QUEUE_NAME,
+        dead_letter_name=settings.SQS_DEAD_LETTER_QUEUE_NAME,
+        attempts=settings.NOTIFICATION_MAX_ATTEMPTS,
+    )
+    yield promo_queue()
+    for name in (settings.SQS_QUEUE_NAME, settings.SQS_DEAD_LETTER_QUEUE_NAME):
+        sqs.delete_queue(QueueUrl=sqs.get_queue_url(QueueName=name)["QueueUrl"])
+    sns.delete_topic(TopicArn=settings.SNS_TOPIC_ARN)
+    promo_queue.cache_clear()
+
+
+@pytest.fixture
+def broker() -> Iterator[redis.Redis]:
+    """The Redis database of this test process, empty."""
+    client = redis.Redis.from_url(settings.REDIS_URL)
+    client.flushdb()
+    yield client
+    client.flushdb()
+    client.close()

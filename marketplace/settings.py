@@ -1,0 +1,289 @@
+"""Django's settings, each from an environment variable that `.env.example` explains."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from django.core.exceptions import ImproperlyConfigured
+
+from marketplace import celery_options
+from marketplace.env import Env
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = Env()
+
+# --- Secrets -------------------------------------------------------------------------------------
+DEBUG = env.bool("DJANGO_DEBUG", False)
+
+# The development stack's own secrets: public, so refused wherever DEBUG is off.
+DEVELOPMENT_SECRETS = {"development-only", "marketplace", "guest", "admin", "password", "changeme"}
+
+
+def secret(name: str) -> str:
+    """A secret that may be unset or public only while DEBUG is on."""
+    value = env.str(name)
+    if DEBUG or (value and value not in DEVELOPMENT_SECRETS):
+        return value
+    reason = f"is the public default {value!r}" if value else "is not set"
+    raise ImproperlyConfigured(
+        f"{name} {reason}: set it to a secret of your own (scripts/init-env writes fresh ones), "
+        "or set DJANGO_DEBUG=1 for development."
+    )
+
+
+SECRET_KEY = secret("DJANGO_SECRET_KEY") or "development-only"
+
+# --- Django --------------------------------------------------------------------------------------
+ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.list("DJANGO_CSRF_TRUSTED_ORIGINS", [])
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "rest_framework",
+    "django_filters",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "promotions",
+]
+
+MIDDLEWARE = [
+    "marketplace.health.HealthMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.locale.LocaleMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+ROOT_URLCONF = "marketplace.urls"
+WSGI_APPLICATION = "marketplace.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = env.str("DJANGO_LANGUAGE_CODE", "en")
+LANGUAGES = [("en", "English"), ("es", "Español")]
+
+STATIC_URL = "/static/"
+STATIC_ROOT = env.str("DJANGO_STATIC_ROOT", str(BASE_DIR / "staticfiles"))
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {
+        "BACKEND": (
+            "django.contrib.staticfiles.storage.StaticFilesStorage"
+            if DEBUG
+            else "whitenoise.storage.CompressedManifestStaticFilesStorage"
+        )
+    },
+}
+WHITENOISE_USE_FINDERS = DEBUG
+
+# --- PostgreSQL ----------------------------------------------------------------------------------
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.postgresql",
+        "HOST": env.str("POSTGRES_HOST", "127.0.0.1"),
+        "PORT": env.int("POSTGRES_PORT", 5432, minimum=1),
+        "NAME": env.str("POSTGRES_DB", "marketplace"),
+        "USER": env.str("POSTGRES_USER", "marketplace"),
+        "PASSWORD": secret("POSTGRES_PASSWORD"),
+        "CONN_MAX_AGE": 60,
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {
+            "connect_timeout": 5,
+            # No statement waits for another's lock without end.
+            "options": f"-c lock_timeout={env.int('POSTGRES_LOCK_TIMEOUT_MS', 10_000, minimum=1)}",
+        },
+    }
+}
+
+# --- Redis ---------------------------------------------------------------------------------------
+REDIS_HOST = env.str("REDIS_HOST", "127.0.0.1")
+REDIS_PORT = env.int("REDIS_PORT", 6379, minimum=1)
+REDIS_PASSWORD = secret("REDIS_PASSWORD")
+REDIS_URL = "redis://{credentials}{host}:{port}/{database}".format(
+    credentials=f":{quote(REDIS_PASSWORD, safe='')}@" if REDIS_PASSWORD else "",
+    host=REDIS_HOST,
+    port=REDIS_PORT,
+    database=env.int("REDIS_DATABASE", 0),
+)
+
+# --- AWS: SNS and SQS ----------------------------------------------------------------------------
+# Credentials come from the usual AWS_* variables, which boto3 reads by itself.
+AWS_ENDPOINT_URL = env.str("AWS_ENDPOINT_URL")
+AWS_REGION = env.str("AWS_DEFAULT_REGION", "us-east-1")
+SNS_TOPIC_ARN = env.str(
+    "SNS_TOPIC_ARN", f"arn:aws:sns:{AWS_REGION}:000000000000:promo-notifications"
+)
+SQS_QUEUE_NAME = env.str("SQS_QUEUE_NAME", "promo-notifications")
+SQS_DEAD_LETTER_QUEUE_NAME = env.str("SQS_DEAD_LETTER_QUEUE_NAME", "promo-notifications-dead")
+SQS_WAIT_SECONDS = env.int("SQS_WAIT_SECONDS", 5)
+SQS_RECEIVERS = env.int("SQS_RECEIVERS", 4, minimum=1)
+SNS_PUBLISHERS = env.int("SNS_PUBLISHERS", 4, minimum=1)
+
+# --- Promotions ----------------------------------------------------------------------------------
+RESERVATION_HOLD_SECONDS = env.int("RESERVATION_HOLD_SECONDS", 60, minimum=1)
+PROMO_RETENTION_DAYS = env.int("PROMO_RETENTION_DAYS", 30)
+NOTIFICATION_MAX_ATTEMPTS = env.int("NOTIFICATION_MAX_ATTEMPTS", 5, minimum=1)
+NOTIFICATION_RETRY_SECONDS = env.int("NOTIFICATION_RETRY_SECONDS", 30)
+NOTIFICATION_REPUBLISH_SECONDS = env.int("NOTIFICATION_REPUBLISH_SECONDS", 300, minimum=1)
+
+# --- E-mail --------------------------------------------------------------------------------------
+EMAIL_HOST = env.str("EMAIL_HOST")
+EMAIL_BACKEND = (
+    "django.core.mail.backends.smtp.EmailBackend"
+    if EMAIL_HOST
+    else "django.core.mail.backends.console.EmailBackend"
+)
+EMAIL_PORT = env.int("EMAIL_PORT", 587, minimum=1)
+EMAIL_HOST_USER = env.str("EMAIL_HOST_USER")
+EMAIL_HOST_PASSWORD = env.str("EMAIL_HOST_PASSWORD")
+EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", True)
+EMAIL_TIMEOUT = 10
+DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", "Flash Promos <promos@localhost>")
+
+# --- API -----------------------------------------------------------------------------------------
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        # JWT first: its WWW-Authenticate header makes an anonymous call a 401.
+        "rest_framework_simplejwt.authentication.JWTAuthentication",
+        "rest_framework.authentication.SessionAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
+    "DEFAULT_PAGINATION_CLASS": "marketplace.api.Pagination",
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "marketplace.api.exception_handler",
+    "TEST_REQUEST_DEFAULT_FORMAT": "json",
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Flash Promos",
+    "DESCRIPTION": "Flash promos near the shopper: browse, reserve, complete.",
+    "VERSION": "1.0.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENUM_NAME_OVERRIDES": {
+        "PromoStatus": "promotions.models.PromoStatus",
+        "ReservationStatus": "promotions.models.ReservationStatus",
+        "NotificationStatus": "promotions.models.NotificationStatus",
+    },
+}
+SIMPLE_JWT = {"ACCESS_TOKEN_LIFETIME": timedelta(minutes=15)}
+
+# --- Celery --------------------------------------------------------------------------------------
+CELERY_BROKER_URL = REDIS_URL
+CELERY_RESULT_BACKEND = REDIS_URL
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_SERIALIZER = "json"
+CELERY_RESULT_SERIALIZER = "json"
+CELERY_TIMEZONE = "UTC"
+CELERY_ENABLE_UTC = True
+CELERY_RESULT_EXPIRES = 86_400
+CELERY_TASK_TRACK_STARTED = True
+CELERY_TASK_SOFT_TIME_LIMIT = 240
+CELERY_TASK_TIME_LIMIT = 300
+CELERY_WORKER_POOL_RESTARTS = True
+CELERY_WORKER_LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
+CELERY_WORKER_TASK_LOG_FORMAT = (
+    "[%(asctime)s: %(levelname)s/%(processName)s][%(task_name)s(%(task_id)s)] %(message)s"
+)
+# Celery's Django fixup closes the connection around every task unless this is set.
+CELERY_DB_REUSE_MAX = 1000
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # an outage may last; the default ends the worker
+CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
+    "socket_timeout": 30,
+    "socket_connect_timeout": 5,
+    "socket_keepalive": True,
+}
+CELERY_REDIS_SOCKET_TIMEOUT = 30.0
+CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 5.0
+CELERY_REDIS_SOCKET_KEEPALIVE = True
+
+CELERY_TASK_DEFAULT_QUEUE = "default"
+CELERY_TASK_QUEUES = {name: {} for name in ("high_priority", "default", "low_priority")}
+CELERY_TASK_ROUTES = {
+    "promotions.tasks.check_active_promos": {"queue": "high_priority"},
+    "promotions.tasks.release_expired_reservations": {"queue": "high_priority"},
+    "promotions.tasks.cleanup_expired_promos": {"queue": "low_priority"},
+}
+
+CELERY_BEAT_SCHEDULER = "marketplace.liveness.BeatScheduler"
+CELERY_BEAT_MAX_LOOP_INTERVAL = 5
+# A dead beat's lock frees itself after this long, and the standby goes on.
+CELERY_REDBEAT_LOCK_TIMEOUT = 15
+
+
+def periodic(task: str, period: float) -> dict[str, Any]:
+    """A schedule entry whose messages expire when the next one is due, so that none pile up."""
+    return {"task": task, "schedule": period, "options": {"expires": period}}
+
+
+CELERY_BEAT_SCHEDULE = {
+    "check-flash-promos-every-minute": periodic(
+        "promotions.tasks.check_active_promos", env.seconds("CHECK_ACTIVE_PROMOS_SECONDS", 60.0)
+    ),
+    "process-notification-queue-every-30s": periodic(
+        "promotions.tasks.process_notification_queue",
+        env.seconds("PROCESS_NOTIFICATION_QUEUE_SECONDS", 30.0),
+    ),
+    "release-expired-reservations-every-minute": periodic(
+        "promotions.tasks.release_expired_reservations",
+        env.seconds("RELEASE_EXPIRED_RESERVATIONS_SECONDS", 60.0),
+    ),
+    "cleanup-expired-promos-every-hour": periodic(
+        "promotions.tasks.cleanup_expired_promos",
+        env.seconds("CLEANUP_EXPIRED_PROMOS_SECONDS", 3600.0),
+    ),
+}
+
+globals().update(celery_options.read())
+
+# --- Liveness and logs ---------------------------------------------------------------------------
+LIVENESS_FILE = env.str("LIVENESS_FILE")
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"console": {"format": "[%(asctime)s: %(levelname)s/%(name)s] %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "console"}},
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", "INFO").upper()},
+}

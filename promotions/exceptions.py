@@ -1,0 +1,54 @@
+"""What can go wrong for a reason that the caller may know. The docstring is the message."""
+
+from django.utils.translation import gettext
+
+
+class PromotionsError(Exception):
+    """The request cannot be fulfilled."""
+
+    code = "error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or gettext(self.__doc__ or ""))
+
+
+class PromoNotActive(PromotionsError):
+    """The promo is not active."""
+
+    code = "promo_not_active"
+
+
+class NotEligible(PromotionsError):
+    """The promo is not open to your segment."""
+
+    code = "not_eligible"
+
+
+class TooFar(PromotionsError):
+    """You are too far from the store, or your profile gives no place."""
+
+    code = "too_far"
+
+
+class SoldOut(PromotionsError):
+    """Every unit of the promo is held or sold."""
+
+    code = "sold_out"
+
+
+class AlreadyHolding(PromotionsError):
+    """You already hold a unit of this promo."""
+
+    code = "already_holding"
+
+
+class ReservationClosed(PromotionsError):
+    """The reservation is no longer held."""
+
+    code = "reservation_closed"
+
+
+class PromoClosed(PromotionsError):
+    """The promo is over."""
+
+    code = "promo_closed"

@@ -1,0 +1,161 @@
+"""Great-circle distance, the search boxes for the spatial index, and the rules between tables."""
+
+from django.db import migrations
+
+FUNCTIONS = """
+-- Great-circle distance in km (haversine, mean Earth radius); null for an unknown place.
+CREATE FUNCTION promotions_distance_km(lat1 float8, lon1 float8, lat2 float8, lon2 float8)
+RETURNS float8 LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT 12742.0176 * asin(least(1.0, sqrt(
+        sin(radians(lat2 - lat1) / 2) ^ 2
+        + cos(radians(lat1)) * cos(radians(lat2)) * sin(radians(lon2 - lon1) / 2) ^ 2)))
+$$;
+
+-- The boxes in degrees that hold every place within km: two where the circle crosses the
+-- antimeridian, the full circle of longitudes where it holds a pole. Slightly too large, so
+-- that rounding excludes nobody; promotions_distance_km then decides.
+CREATE FUNCTION promotions_boxes(latitude float8, longitude float8, km float8)
+RETURNS SETOF box LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 1 AS $$
+    WITH reach AS (
+        SELECT degrees(km / 6371.0088) + 1e-7 AS dlat
+    ), span AS (
+        SELECT dlat,
+               CASE WHEN abs(latitude) + dlat < 90
+                    THEN degrees(asin(least(1.0, sin(radians(dlat)) / cos(radians(latitude)))))
+                         + 1e-7
+                    ELSE 360 END AS dlon
+        FROM reach
+    )
+    SELECT box(point(greatest(longitude - dlon, -180), latitude - dlat),
+               point(least(longitude + dlon, 180), latitude + dlat)) FROM span
+    UNION ALL
+    SELECT box(point(longitude - dlon + 360, latitude - dlat), point(180, latitude + dlat))
+    FROM span WHERE dlon < 180 AND longitude - dlon < -180
+    UNION ALL
+    SELECT box(point(-180, latitude - dlat), point(longitude + dlon - 360, latitude + dlat))
+    FROM span WHERE dlon < 180 AND longitude + dlon > 180
+$$;
+"""
+
+DROP_FUNCTIONS = """
+DROP FUNCTION promotions_boxes(float8, float8, float8);
+DROP FUNCTION promotions_distance_km(float8, float8, float8, float8);
+"""
+
+# A time zone that PostgreSQL does not know would stop the fan-out for everybody: the cast
+# refuses the row instead (SQLSTATE 22023).
+TIME_ZONE = """
+ALTER TABLE promotions_shopperprofile ADD CONSTRAINT shopper_time_zone_known
+CHECK (timezone(time_zone, timestamptz '2000-01-01 00:00:00+00') IS NOT NULL);
+"""
+DROP_TIME_ZONE = "ALTER TABLE promotions_shopperprofile DROP CONSTRAINT shopper_time_zone_known;"
+
+# held and completed follow the reservations, whatever writes them; the promo's check
+# constraint then refuses what would oversell.
+COUNTERS = """
+CREATE FUNCTION promotions_count_reservations() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'INSERT' THEN
+        UPDATE promotions_flashpromo promo
+        SET held = promo.held + change.held, completed = promo.completed + change.completed
+        FROM (SELECT promo_id,
+                     count(*) FILTER (WHERE status = 'HELD') AS held,
+                     count(*) FILTER (WHERE status = 'COMPLETED') AS completed
+              FROM new_rows GROUP BY promo_id) change
+        WHERE promo.id = change.promo_id AND (change.held > 0 OR change.completed > 0);
+    ELSIF TG_OP = 'DELETE' THEN
+        UPDATE promotions_flashpromo promo
+        SET held = promo.held - change.held, completed = promo.completed - change.completed
+        FROM (SELECT promo_id,
+                     count(*) FILTER (WHERE status = 'HELD') AS held,
+                     count(*) FILTER (WHERE status = 'COMPLETED') AS completed
+              FROM old_rows GROUP BY promo_id) change
+        WHERE promo.id = change.promo_id AND (change.held > 0 OR change.completed > 0);
+    ELSE
+        UPDATE promotions_flashpromo promo
+        SET held = promo.held + change.held, completed = promo.completed + change.completed
+        FROM (SELECT promo_id, sum(held) AS held, sum(completed) AS completed
+              FROM (SELECT promo_id, (status = 'HELD')::int AS held,
+                           (status = 'COMPLETED')::int AS completed FROM new_rows
+                    UNION ALL
+                    SELECT promo_id, -(status = 'HELD')::int,
+                           -(status = 'COMPLETED')::int FROM old_rows) row_changes
+              GROUP BY promo_id) change
+        WHERE promo.id = change.promo_id AND (change.held <> 0 OR change.completed <> 0);
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER count_inserted AFTER INSERT ON promotions_reservation
+    REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION promotions_count_reservations();
+CREATE TRIGGER count_updated AFTER UPDATE ON promotions_reservation
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION promotions_count_reservations();
+CREATE TRIGGER count_deleted AFTER DELETE ON promotions_reservation
+    REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION promotions_count_reservations();
+"""
+DROP_COUNTERS = """
+DROP TRIGGER count_inserted ON promotions_reservation;
+DROP TRIGGER count_updated ON promotions_reservation;
+DROP TRIGGER count_deleted ON promotions_reservation;
+DROP FUNCTION promotions_count_reservations();
+"""
+
+# The promo's price stays below the product's list price while the promo is to come or open.
+# FOR SHARE makes a list price that changes at the same moment wait, and be checked in turn.
+PRICES = """
+CREATE FUNCTION promotions_check_promo_price() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    list_price_now numeric;
+BEGIN
+    SELECT list_price INTO list_price_now FROM promotions_product
+    WHERE id = NEW.product_id FOR SHARE;
+    IF NEW.promo_price >= list_price_now THEN
+        RAISE EXCEPTION 'promo price % is not below the list price %',
+            NEW.promo_price, list_price_now
+            USING ERRCODE = 'check_violation', TABLE = 'promotions_flashpromo',
+                  CONSTRAINT = 'promo_price_below_list_price';
+    END IF;
+    RETURN NEW;
+END
+$$;
+CREATE TRIGGER check_promo_price BEFORE INSERT OR UPDATE OF promo_price, product_id
+    ON promotions_flashpromo
+    FOR EACH ROW EXECUTE FUNCTION promotions_check_promo_price();
+
+CREATE FUNCTION promotions_check_list_price() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM promotions_flashpromo
+               WHERE product_id = NEW.id AND status IN ('SCHEDULED', 'ACTIVE')
+                 AND promo_price >= NEW.list_price) THEN
+        RAISE EXCEPTION 'list price % is not above the price of a scheduled or active promo',
+            NEW.list_price
+            USING ERRCODE = 'check_violation', TABLE = 'promotions_product',
+                  CONSTRAINT = 'promo_price_below_list_price';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER check_list_price AFTER UPDATE OF list_price ON promotions_product
+    FOR EACH ROW WHEN (NEW.list_price < OLD.list_price)
+    EXECUTE FUNCTION promotions_check_list_price();
+"""
+DROP_PRICES = """
+DROP TRIGGER check_list_price ON promotions_product;
+DROP FUNCTION promotions_check_list_price();
+DROP TRIGGER check_promo_price ON promotions_flashpromo;
+DROP FUNCTION promotions_check_promo_price();
+"""
+
+
+class Migration(migrations.Migration):
+    dependencies = [("promotions", "0001_initial")]
+
+    operations = [
+        migrations.RunSQL(FUNCTIONS, DROP_FUNCTIONS),
+        migrations.RunSQL(TIME_ZONE, DROP_TIME_ZONE),
+        migrations.RunSQL(COUNTERS, DROP_COUNTERS),
+        migrations.RunSQL(PRICES, DROP_PRICES),
+    ]

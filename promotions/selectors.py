@@ -1,0 +1,87 @@
+"""What reads the state: querysets for the API, and why a shopper may not reserve."""
+
+from typing import Any
+
+from django.db.models import (
+    BooleanField,
+    Case,
+    ExpressionWrapper,
+    F,
+    FloatField,
+    Func,
+    Q,
+    QuerySet,
+    Value,
+    When,
+)
+from django.db.models.functions import Now
+
+from promotions.exceptions import NotEligible, PromoNotActive, PromotionsError, TooFar
+from promotions.models import FlashPromo, Notification, Reservation, ShopperProfile
+
+OPEN_NOW = Q(status=FlashPromo.Status.ACTIVE, starts_at__lte=Now(), ends_at__gt=Now())
+
+
+def distance_km(latitude: Any, longitude: Any) -> Func:
+    """SQL for the great-circle distance in km between a promo's store and a place."""
+    return Func(
+        F("product__store__latitude"),
+        F("product__store__longitude"),
+        latitude,
+        longitude,
+        function="promotions_distance_km",
+        output_field=FloatField(),
+    )
+
+
+def promos() -> QuerySet[FlashPromo]:
+    """Each promo with its product and store, and `is_open`: open at this very moment."""
+    return FlashPromo.objects.select_related("product__store").annotate(
+        is_open=Case(When(OPEN_NOW, then=True), default=False, output_field=BooleanField())
+    )
+
+
+def promos_near(queryset: QuerySet[FlashPromo], latitude: float, longitude: float) -> Any:
+    """The promos that a shopper at this place is near enough for, with `distance_km`."""
+    return queryset.annotate(distance_km=distance_km(Value(latitude), Value(longitude))).filter(
+        distance_km__lte=F("max_distance_km")
+    )
+
+
+def promos_for_shopper(shopper_id: int) -> Any:
+    """Each promo with `in_segment` and `in_reach` for this shopper."""
+    shopper = ShopperProfile.objects.filter(pk=shopper_id).first() or ShopperProfile(
+        user_id=shopper_id
+    )
+    return promos().annotate(
+        in_segment=ExpressionWrapper(
+            Q(eligible_segments=[]) | Q(eligible_segments__contains=[shopper.segment]),
+            output_field=BooleanField(),
+        ),
+        shopper_distance_km=distance_km(
+            Value(shopper.latitude, output_field=FloatField()),
+            Value(shopper.longitude, output_field=FloatField()),
+        ),
+    )
+
+
+def ineligibility(promo: Any) -> PromotionsError | None:
+    """Why the shopper may not reserve; `promo` comes from `promos_for_shopper`."""
+    if not promo.is_open:
+        return PromoNotActive()
+    if not promo.in_segment:
+        return NotEligible()
+    if promo.shopper_distance_km is None or promo.shopper_distance_km > promo.max_distance_km:
+        return TooFar()
+    return None
+
+
+def reservations_of(user_id: int) -> QuerySet[Reservation]:
+    return Reservation.objects.filter(shopper_id=user_id).select_related("promo__product__store")
+
+
+def notifications_of(user_id: int) -> QuerySet[Notification]:
+    """A shopper's delivered notifications."""
+    return Notification.objects.filter(
+        shopper_id=user_id, status=Notification.Status.DELIVERED
+    ).select_related("promo__product__store")

@@ -1,0 +1,101 @@
+"""The embedded servers for a test run: started once, shared by every pytest-xdist worker."""
+
+import atexit
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from deploy.embedded.servers import Aws, Postgres, Redis, free_port, listens
+
+# Speed over durability: a test run's data dies with it.
+_POSTGRES_OPTIONS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "300",
+}
+
+
+def start() -> None:
+    """Start the servers and tell the settings of them through the environment."""
+    folder = Path(tempfile.mkdtemp(prefix="flash-promos-test-"))
+    password = secrets.token_urlsafe(12)
+    postgres = Postgres(
+        data=folder / "postgres",
+        port=free_port(),
+        user="marketplace",
+        password=password,
+        database="marketplace",
+        options=_POSTGRES_OPTIONS,
+    )
+    redis = Redis(
+        data=folder / "redis",
+        port=free_port(),
+        password=password,
+        options={"appendonly": "no", "databases": "64"},
+    )
+    aws = Aws(port=free_port())
+    processes = []
+    for server in (aws, redis, postgres):
+        server.prepare()
+        with (folder / f"{type(server).__name__}.log").open("wb") as log:
+            processes.append(
+                (
+                    server,
+                    subprocess.Popen(
+                        server.command(), stdout=log, stderr=log, start_new_session=True
+                    ),
+                )
+            )
+
+    def stop() -> None:
+        for _, process in processes:
+            process.send_signal(signal.SIGINT)
+        for _, process in processes:
+            process.wait(30)
+        shutil.rmtree(folder)
+
+    atexit.register(stop)
+    deadline = time.monotonic() + 60
+    for server, process in processes:
+        while not listens(server.port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                log_text = (folder / f"{type(server).__name__}.log").read_text()
+                raise RuntimeError(f"{type(server).__name__} did not start:\n{log_text}")
+            time.sleep(0.05)
+    os.environ |= {
+        "DJANGO_DEBUG": "0",
+        "DJANGO_SECRET_KEY": secrets.token_urlsafe(40),
+        "POSTGRES_HOST": "127.0.0.1",
+        "POSTGRES_PORT": str(postgres.port),
+        "POSTGRES_USER": postgres.user,
+        "POSTGRES_PASSWORD": password,
+        "POSTGRES_DB": postgres.database,
+        "REDIS_HOST": "127.0.0.1",
+        "REDIS_PORT": str(redis.port),
+        "REDIS_PASSWORD": password,
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{aws.port}",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "SQS_WAIT_SECONDS": "1",
+        "FLASH_PROMOS_TEST_SERVERS": str(folder),
+    }
+
+
+def use() -> None:
+    """Start the servers, or take a place of our own on those that the controller started."""
+    if "FLASH_PROMOS_TEST_SERVERS" not in os.environ:
+        start()
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    os.environ |= {
+        "REDIS_DATABASE": str(1 + int(worker.removeprefix("gw"))),
+        "SNS_TOPIC_ARN": f"arn:aws:sns:us-east-1:123456789012:promos-{worker}",
+        "SQS_QUEUE_NAME": f"promos-{worker}",
+        "SQS_DEAD_LETTER_QUEUE_NAME": f"promos-{worker}-dead",
+    }

@@ -1,0 +1,14 @@
+"""The real settings on the embedded servers, which importing this starts."""
+
+from tests import servers
+
+servers.use()
+
+from marketplace.settings import *  # noqa: E402, F403
+
+# The plain hasher: tests make many users.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
+}
