@@ -36,6 +36,8 @@ SECRET_KEY = secret("DJANGO_SECRET_KEY") or "development-only"
 
 # --- Django --------------------------------------------------------------------------------------
 ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+# Each web process answers this many requests at once, each with a database connection.
+WEB_THREADS = env.int("WEB_THREADS", 8, minimum=1)
 CSRF_TRUSTED_ORIGINS = env.list("DJANGO_CSRF_TRUSTED_ORIGINS", [])
 
 INSTALLED_APPS = [
@@ -68,7 +70,6 @@ MIDDLEWARE = [
 ]
 
 ROOT_URLCONF = "marketplace.urls"
-WSGI_APPLICATION = "marketplace.wsgi.application"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 TEMPLATES = [

@@ -1,6 +1,5 @@
 """The tasks end to end on the real servers, without a worker."""
 
-
 import pytest
 
 from promotions import tasks
