@@ -10,7 +10,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils import timezone
 
-from promotions.clients.promo_queue import PromoQueue, promo_queue
+from promotions.clients.promo_queue import PromoQueue, promo_queue, sns_client, sqs_client
 from promotions.clients.provision import provision
 from promotions.models import FlashPromo, Product, ShopperProfile, Store
 
@@ -31,7 +31,9 @@ def make_store(db: None) -> Callable[..., Store]:
 def make_promo(make_store: Callable[..., Store]) -> Callable[..., FlashPromo]:
     """A promo that is open now; `store`, `product` and any field may be given."""
 
-    def make(*, store: Store | None = None, product: Product | None = None, **fields: Any):
+    def make(
+        *, store: Store | None = None, product: Product | None = None, **fields: Any
+    ) -> FlashPromo:
         if product is None:
             store = store or Store.objects.first() or make_store()
             product = Product.objects.create(
@@ -68,9 +70,7 @@ def make_shopper(db: None) -> Callable[..., User]:
 def queue() -> Iterator[PromoQueue]:
     """The topic and its queues, empty, on the real SNS/SQS server of the test run."""
     promo_queue.cache_clear()
-    from promotions.clients.promo_queue import aws_client
-
-    sns, sqs = aws_client("sns"), aws_client("sqs")
+    sns, sqs = sns_client(), sqs_client()
     provision(
         sns=sns,
         sqs=sqs,

@@ -9,14 +9,14 @@ from marketplace.env import Env
 
 env = Env()
 
-bind = env.str("WEB_BIND", "127.0.0.1:8000")
-workers = env.int("WEB_WORKERS", 2, minimum=1)
+bind = env.text("WEB_BIND", "127.0.0.1:8000")
+workers = env.integer("WEB_WORKERS", 2, minimum=1)
 worker_class = "asgi"
 asgi_lifespan = "off"
-reload = env.bool("WEB_RELOAD", False)
+reload = env.boolean("WEB_RELOAD", False)
 # Heartbeats on memory, not on a disk that may stall.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 graceful_timeout = 30
-max_requests = env.int("WEB_MAX_REQUESTS", 10_000)
+max_requests = env.integer("WEB_MAX_REQUESTS", 10_000)
 max_requests_jitter = max_requests // 10
-accesslog = env.str("WEB_ACCESS_LOG") or None
+accesslog = env.text("WEB_ACCESS_LOG") or None

@@ -15,4 +15,7 @@ from a2wsgi import WSGIMiddleware
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 
-application = WSGIMiddleware(get_wsgi_application(), workers=settings.WEB_THREADS)
+application = WSGIMiddleware(
+    get_wsgi_application(),  # type: ignore[arg-type]  # its own, narrower name of the same type
+    workers=settings.WEB_THREADS,
+)

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from celery.app.defaults import NAMESPACES, flatten
@@ -68,7 +68,7 @@ def _any(text: str) -> Any:
     return _json(text) if text.lstrip()[:1] in ("{", "[", '"') else text
 
 
-PARSERS = {
+PARSERS: dict[str, Callable[[str], Any]] = {
     "string": str,
     "str": str,
     "bytes": str.encode,
@@ -84,8 +84,9 @@ PARSERS = {
 
 def option_types() -> dict[str, str]:
     """Each setting's name in lower case and the name of its type."""
-    table = {
-        name: getattr(option.type, "__name__", option.type) for name, option in flatten(NAMESPACES)
+    options: dict[str, Any] = dict(flatten(NAMESPACES))
+    table: dict[str, str] = {
+        name: getattr(option.type, "__name__", option.type) for name, option in options.items()
     }
     # Celery's table calls the concurrency "any" or "int" by version; text would break the pool.
     table["worker_concurrency"] = "int"

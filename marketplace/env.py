@@ -59,16 +59,16 @@ class Env:
         except ValueError as error:
             raise ImproperlyConfigured(f"{name}={text!r}: {error}.") from error
 
-    def str(self, name: str, default: str = "") -> str:
+    def text(self, name: str, default: str = "") -> str:
         return self.read(name, default, str)
 
-    def bool(self, name: str, default: bool) -> bool:
+    def boolean(self, name: str, default: bool) -> bool:
         return self.read(name, default, parse_bool)
 
-    def list(self, name: str, default: list[str]) -> list[str]:
+    def words(self, name: str, default: list[str]) -> list[str]:
         return self.read(name, default, parse_list)
 
-    def int(self, name: str, default: int, *, minimum: int = 0) -> int:
+    def integer(self, name: str, default: int, *, minimum: int = 0) -> int:
         return self.read(name, default, lambda text: _at_least(int(text), minimum))
 
     def seconds(self, name: str, default: float, *, minimum: float = 0.1) -> float:

@@ -10,7 +10,7 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 
 from marketplace.celery import app
 
-TIMEOUT = 2.0
+TIMEOUT = 2
 
 # The code of a process does not change, so one yes holds for its life.
 _migrations_applied = False

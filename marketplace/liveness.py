@@ -21,7 +21,7 @@ def touch(**kwargs: Any) -> None:
 heartbeat_sent.connect(touch, dispatch_uid="marketplace.liveness")
 
 
-class BeatScheduler(RedBeatScheduler):
+class BeatScheduler(RedBeatScheduler):  # type: ignore[misc]
     """RedBeat that shows that it ticks."""
 
     def tick(self, *args: Any, **kwargs: Any) -> float:

@@ -14,7 +14,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 env = Env()
 
 # --- Secrets -------------------------------------------------------------------------------------
-DEBUG = env.bool("DJANGO_DEBUG", False)
+DEBUG = env.boolean("DJANGO_DEBUG", False)
 
 # The development stack's own secrets: public, so refused wherever DEBUG is off.
 DEVELOPMENT_SECRETS = {"development-only", "marketplace", "guest", "admin", "password", "changeme"}
@@ -22,7 +22,7 @@ DEVELOPMENT_SECRETS = {"development-only", "marketplace", "guest", "admin", "pas
 
 def secret(name: str) -> str:
     """A secret that may be unset or public only while DEBUG is on."""
-    value = env.str(name)
+    value = env.text(name)
     if DEBUG or (value and value not in DEVELOPMENT_SECRETS):
         return value
     reason = f"is the public default {value!r}" if value else "is not set"
@@ -35,10 +35,10 @@ def secret(name: str) -> str:
 SECRET_KEY = secret("DJANGO_SECRET_KEY") or "development-only"
 
 # --- Django --------------------------------------------------------------------------------------
-ALLOWED_HOSTS = env.list("DJANGO_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+ALLOWED_HOSTS = env.words("DJANGO_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 # Each web process answers this many requests at once, each with a database connection.
-WEB_THREADS = env.int("WEB_THREADS", 8, minimum=1)
-CSRF_TRUSTED_ORIGINS = env.list("DJANGO_CSRF_TRUSTED_ORIGINS", [])
+WEB_THREADS = env.integer("WEB_THREADS", 8, minimum=1)
+CSRF_TRUSTED_ORIGINS = env.words("DJANGO_CSRF_TRUSTED_ORIGINS", [])
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -98,11 +98,11 @@ AUTH_PASSWORD_VALIDATORS = [
 
 USE_TZ = True
 TIME_ZONE = "UTC"
-LANGUAGE_CODE = env.str("DJANGO_LANGUAGE_CODE", "en")
+LANGUAGE_CODE = env.text("DJANGO_LANGUAGE_CODE", "en")
 LANGUAGES = [("en", "English"), ("es", "Español")]
 
 STATIC_URL = "/static/"
-STATIC_ROOT = env.str("DJANGO_STATIC_ROOT", str(BASE_DIR / "staticfiles"))
+STATIC_ROOT = env.text("DJANGO_STATIC_ROOT", str(BASE_DIR / "staticfiles"))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
@@ -116,68 +116,69 @@ STORAGES = {
 WHITENOISE_USE_FINDERS = DEBUG
 
 # --- PostgreSQL ----------------------------------------------------------------------------------
+# No statement waits for another's lock without end.
+LOCK_TIMEOUT = env.integer("POSTGRES_LOCK_TIMEOUT_MS", 10_000, minimum=1)
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",
-        "HOST": env.str("POSTGRES_HOST", "127.0.0.1"),
-        "PORT": env.int("POSTGRES_PORT", 5432, minimum=1),
-        "NAME": env.str("POSTGRES_DB", "marketplace"),
-        "USER": env.str("POSTGRES_USER", "marketplace"),
+        "HOST": env.text("POSTGRES_HOST", "127.0.0.1"),
+        "PORT": env.integer("POSTGRES_PORT", 5432, minimum=1),
+        "NAME": env.text("POSTGRES_DB", "marketplace"),
+        "USER": env.text("POSTGRES_USER", "marketplace"),
         "PASSWORD": secret("POSTGRES_PASSWORD"),
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
             "connect_timeout": 5,
-            # No statement waits for another's lock without end.
-            "options": f"-c lock_timeout={env.int('POSTGRES_LOCK_TIMEOUT_MS', 10_000, minimum=1)}",
+            "options": f"-c lock_timeout={LOCK_TIMEOUT}",
         },
     }
 }
 
 # --- Redis ---------------------------------------------------------------------------------------
-REDIS_HOST = env.str("REDIS_HOST", "127.0.0.1")
-REDIS_PORT = env.int("REDIS_PORT", 6379, minimum=1)
+REDIS_HOST = env.text("REDIS_HOST", "127.0.0.1")
+REDIS_PORT = env.integer("REDIS_PORT", 6379, minimum=1)
 REDIS_PASSWORD = secret("REDIS_PASSWORD")
 REDIS_URL = "redis://{credentials}{host}:{port}/{database}".format(
     credentials=f":{quote(REDIS_PASSWORD, safe='')}@" if REDIS_PASSWORD else "",
     host=REDIS_HOST,
     port=REDIS_PORT,
-    database=env.int("REDIS_DATABASE", 0),
+    database=env.integer("REDIS_DATABASE", 0),
 )
 
 # --- AWS: SNS and SQS ----------------------------------------------------------------------------
 # Credentials come from the usual AWS_* variables, which boto3 reads by itself.
-AWS_ENDPOINT_URL = env.str("AWS_ENDPOINT_URL")
-AWS_REGION = env.str("AWS_DEFAULT_REGION", "us-east-1")
-SNS_TOPIC_ARN = env.str(
+AWS_ENDPOINT_URL = env.text("AWS_ENDPOINT_URL")
+AWS_REGION = env.text("AWS_DEFAULT_REGION", "us-east-1")
+SNS_TOPIC_ARN = env.text(
     "SNS_TOPIC_ARN", f"arn:aws:sns:{AWS_REGION}:000000000000:promo-notifications"
 )
-SQS_QUEUE_NAME = env.str("SQS_QUEUE_NAME", "promo-notifications")
-SQS_DEAD_LETTER_QUEUE_NAME = env.str("SQS_DEAD_LETTER_QUEUE_NAME", "promo-notifications-dead")
-SQS_WAIT_SECONDS = env.int("SQS_WAIT_SECONDS", 5)
-SQS_RECEIVERS = env.int("SQS_RECEIVERS", 4, minimum=1)
-SNS_PUBLISHERS = env.int("SNS_PUBLISHERS", 4, minimum=1)
+SQS_QUEUE_NAME = env.text("SQS_QUEUE_NAME", "promo-notifications")
+SQS_DEAD_LETTER_QUEUE_NAME = env.text("SQS_DEAD_LETTER_QUEUE_NAME", "promo-notifications-dead")
+SQS_WAIT_SECONDS = env.integer("SQS_WAIT_SECONDS", 5)
+SQS_RECEIVERS = env.integer("SQS_RECEIVERS", 4, minimum=1)
+SNS_PUBLISHERS = env.integer("SNS_PUBLISHERS", 4, minimum=1)
 
 # --- Promotions ----------------------------------------------------------------------------------
-RESERVATION_HOLD_SECONDS = env.int("RESERVATION_HOLD_SECONDS", 60, minimum=1)
-PROMO_RETENTION_DAYS = env.int("PROMO_RETENTION_DAYS", 30)
-NOTIFICATION_MAX_ATTEMPTS = env.int("NOTIFICATION_MAX_ATTEMPTS", 5, minimum=1)
-NOTIFICATION_RETRY_SECONDS = env.int("NOTIFICATION_RETRY_SECONDS", 30)
-NOTIFICATION_REPUBLISH_SECONDS = env.int("NOTIFICATION_REPUBLISH_SECONDS", 300, minimum=1)
+RESERVATION_HOLD_SECONDS = env.integer("RESERVATION_HOLD_SECONDS", 60, minimum=1)
+PROMO_RETENTION_DAYS = env.integer("PROMO_RETENTION_DAYS", 30)
+NOTIFICATION_MAX_ATTEMPTS = env.integer("NOTIFICATION_MAX_ATTEMPTS", 5, minimum=1)
+NOTIFICATION_RETRY_SECONDS = env.integer("NOTIFICATION_RETRY_SECONDS", 30)
+NOTIFICATION_REPUBLISH_SECONDS = env.integer("NOTIFICATION_REPUBLISH_SECONDS", 300, minimum=1)
 
 # --- E-mail --------------------------------------------------------------------------------------
-EMAIL_HOST = env.str("EMAIL_HOST")
+EMAIL_HOST = env.text("EMAIL_HOST")
 EMAIL_BACKEND = (
     "django.core.mail.backends.smtp.EmailBackend"
     if EMAIL_HOST
     else "django.core.mail.backends.console.EmailBackend"
 )
-EMAIL_PORT = env.int("EMAIL_PORT", 587, minimum=1)
-EMAIL_HOST_USER = env.str("EMAIL_HOST_USER")
-EMAIL_HOST_PASSWORD = env.str("EMAIL_HOST_PASSWORD")
-EMAIL_USE_TLS = env.bool("EMAIL_USE_TLS", True)
+EMAIL_PORT = env.integer("EMAIL_PORT", 587, minimum=1)
+EMAIL_HOST_USER = env.text("EMAIL_HOST_USER")
+EMAIL_HOST_PASSWORD = env.text("EMAIL_HOST_PASSWORD")
+EMAIL_USE_TLS = env.boolean("EMAIL_USE_TLS", True)
 EMAIL_TIMEOUT = 10
-DEFAULT_FROM_EMAIL = env.str("DEFAULT_FROM_EMAIL", "Flash Promos <promos@localhost>")
+DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "Flash Promos <promos@localhost>")
 
 # --- API -----------------------------------------------------------------------------------------
 REST_FRAMEWORK = {
@@ -240,7 +241,9 @@ CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 5.0
 CELERY_REDIS_SOCKET_KEEPALIVE = True
 
 CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_QUEUES = {name: {} for name in ("high_priority", "default", "low_priority")}
+CELERY_TASK_QUEUES: dict[str, dict[str, Any]] = {
+    name: {} for name in ("high_priority", "default", "low_priority")
+}
 CELERY_TASK_ROUTES = {
     "promotions.tasks.check_active_promos": {"queue": "high_priority"},
     "promotions.tasks.release_expired_reservations": {"queue": "high_priority"},
@@ -279,12 +282,12 @@ CELERY_BEAT_SCHEDULE = {
 globals().update(celery_options.read())
 
 # --- Liveness and logs ---------------------------------------------------------------------------
-LIVENESS_FILE = env.str("LIVENESS_FILE")
+LIVENESS_FILE = env.text("LIVENESS_FILE")
 
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"console": {"format": "[%(asctime)s: %(levelname)s/%(name)s] %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "console"}},
-    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", "INFO").upper()},
+    "root": {"handlers": ["console"], "level": env.text("LOG_LEVEL", "INFO").upper()},
 }

@@ -216,7 +216,7 @@ def main() -> None:
         sys.exit(f"error: the variable {error} is not set")
     except ServerError as error:
         sys.exit(f"error: {error}")
-    os.execvp(command[0], command)
+    os.execvp(command[0], command)  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -115,28 +115,34 @@ def _notification_id(body: str) -> int | None:
     return value if type(value) is int and 0 < value < 2**63 else None
 
 
-def aws_client(service: str) -> Any:
-    """A boto3 client that gives up: no call hangs for ever."""
-    config = Config(
-        connect_timeout=5,
-        read_timeout=30,
-        retries={"mode": "standard", "max_attempts": 3},
-        max_pool_connections=max(settings.SQS_RECEIVERS, settings.SNS_PUBLISHERS) + 2,
-    )
-    return boto3.session.Session().client(
-        service,  # type: ignore[call-overload]
-        region_name=settings.AWS_REGION,
-        endpoint_url=settings.AWS_ENDPOINT_URL or None,
-        config=config,
-    )
+def _options() -> dict[str, Any]:
+    """Options under which no call hangs for ever."""
+    return {
+        "region_name": settings.AWS_REGION,
+        "endpoint_url": settings.AWS_ENDPOINT_URL or None,
+        "config": Config(
+            connect_timeout=5,
+            read_timeout=30,
+            retries={"mode": "standard", "max_attempts": 3},
+            max_pool_connections=max(settings.SQS_RECEIVERS, settings.SNS_PUBLISHERS) + 2,
+        ),
+    }
+
+
+def sns_client() -> "SNSClient":
+    return boto3.session.Session().client("sns", **_options())
+
+
+def sqs_client() -> "SQSClient":
+    return boto3.session.Session().client("sqs", **_options())
 
 
 @lru_cache
 def promo_queue() -> PromoQueue:
     """The queue of this process; clients are safe between threads."""
-    sqs = aws_client("sqs")
+    sqs = sqs_client()
     return PromoQueue(
-        sns=aws_client("sns"),
+        sns=sns_client(),
         sqs=sqs,
         topic_arn=settings.SNS_TOPIC_ARN,
         url=sqs.get_queue_url(QueueName=settings.SQS_QUEUE_NAME)["QueueUrl"],

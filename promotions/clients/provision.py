@@ -69,15 +69,13 @@ def provision(
 
 
 def main() -> None:
-    options = {
-        "region_name": os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
-        "endpoint_url": os.environ.get("AWS_ENDPOINT_URL") or None,
-    }
+    region = os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL") or None
     topic = os.environ.get("SNS_TOPIC_ARN") or "promo-notifications"
     queue = os.environ.get("SQS_QUEUE_NAME") or "promo-notifications"
     arn = provision(
-        sns=boto3.client("sns", **options),
-        sqs=boto3.client("sqs", **options),
+        sns=boto3.client("sns", region_name=region, endpoint_url=endpoint),
+        sqs=boto3.client("sqs", region_name=region, endpoint_url=endpoint),
         topic_name=topic.rpartition(":")[2],
         queue_name=queue,
         dead_letter_name=os.environ.get("SQS_DEAD_LETTER_QUEUE_NAME") or f"{queue}-dead",

@@ -65,8 +65,9 @@ def promos_close() -> int:
     with connection.cursor() as cursor:
         while True:
             cursor.execute(_CLOSE, [BATCH])
-            closed += cursor.rowcount
-            if cursor.rowcount < BATCH:
+            count: int = cursor.rowcount
+            closed += count
+            if count < BATCH:
                 return closed
 
 

@@ -12,7 +12,7 @@ from django.db import IntegrityError, connection, transaction
 
 from promotions import selectors
 from promotions.exceptions import AlreadyHolding, ReservationClosed, SoldOut
-from promotions.models import Reservation
+from promotions.models import Reservation, ReservationStatus
 
 BATCH = 5000
 
@@ -39,7 +39,8 @@ _RELEASE = """
     UPDATE promotions_reservation SET status = 'EXPIRED'
     WHERE id IN (
         SELECT id FROM promotions_reservation
-        WHERE status = 'HELD' AND reserved_until <= now() AND (%(promo)s IS NULL OR promo_id = %(promo)s)
+        WHERE status = 'HELD' AND reserved_until <= now()
+          AND (%(promo)s IS NULL OR promo_id = %(promo)s)
         ORDER BY promo_id LIMIT %(limit)s FOR NO KEY UPDATE SKIP LOCKED)
 """
 
@@ -48,7 +49,7 @@ def reservation_create(*, promo_id: int, shopper_id: int) -> Reservation:
     """Hold one unit for `RESERVATION_HOLD_SECONDS`.
 
     Raises PromoNotActive, NotEligible, TooFar, SoldOut or AlreadyHolding, and
-    FlashPromo.DoesNotExist.
+    `FlashPromo.DoesNotExist`.
     """
     held = _hold(promo_id, shopper_id)
     if held is None and reservations_release(promo_id=promo_id):
@@ -100,8 +101,9 @@ def reservations_release(*, promo_id: int | None = None) -> int:
     with connection.cursor() as cursor:
         while True:
             cursor.execute(_RELEASE, {"promo": promo_id, "limit": BATCH})
-            released += cursor.rowcount
-            if cursor.rowcount < BATCH:
+            count: int = cursor.rowcount
+            released += count
+            if count < BATCH:
                 return released
 
 
@@ -121,7 +123,7 @@ def reservation_cancel(reservation: Reservation) -> Reservation:
 
 
 def _close(
-    reservation: Reservation, change: str, condition: str, wanted: Reservation.Status
+    reservation: Reservation, change: str, condition: str, wanted: ReservationStatus
 ) -> Reservation:
     with connection.cursor() as cursor:
         cursor.execute(

@@ -9,7 +9,8 @@ from promotions.models import FlashPromo, Notification
 @pytest.mark.django_db(transaction=True)
 def test_a_promo_opens_and_its_shoppers_are_told(make_promo, make_shopper, queue):
     promo = make_promo(status=FlashPromo.Status.SCHEDULED)
-    near, far = make_shopper(), make_shopper(latitude=19.5)
+    near = make_shopper()
+    make_shopper(latitude=19.5)
     result = tasks.check_active_promos.apply().get()
     assert result == {"closed": 0, "opened": 1, "notified": 1, "published": 1}
     result = tasks.process_notification_queue.apply().get()
