@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from threading import Event
 
 from django.conf import settings
 from django.core import mail
@@ -86,10 +87,21 @@ def notifications_publish(*, seconds: float = RUN_SECONDS) -> int:
 
 def _publish(pool: ThreadPoolExecutor, claimed: list[int]) -> dict[int, str]:
     unconfirmed = dict.fromkeys(claimed, "The publisher was interrupted.")
+    refused = Event()
+
+    def publish(batch: list[int]) -> dict[int, str]:
+        # While SNS is away each call costs its time-out, so the rest of the claim is spared.
+        if refused.is_set():
+            return dict.fromkeys(batch, "An earlier call failed.")
+        failures = queue.publish(batch)
+        if len(failures) == len(batch):
+            refused.set()
+        return failures
+
     try:
         queue = promo_queue()
         batches = list(in_tens(claimed))
-        for batch, failures in zip(batches, pool.map(queue.publish, batches), strict=True):
+        for batch, failures in zip(batches, pool.map(publish, batches), strict=True):
             for pk in batch:
                 if pk in failures:
                     unconfirmed[pk] = failures[pk]
