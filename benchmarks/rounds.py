@@ -28,7 +28,7 @@ def interleave(title: str, rounds: int, sides: Mapping[str, Callable[[], T]]) ->
     """
     measured: dict[str, list[T]] = {name: [] for name in sides}
     for number in range(rounds):
-        names = list(sides) if number % 2 == 0 else list(reversed(sides))
+        names = list(sides)[:: 1 if number % 2 == 0 else -1]
         for name in names:
             measured[name].append(sides[name]())
         figures = "; ".join(f"{name} {_short(values[-1])}" for name, values in measured.items())

@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import psycopg2
-from psycopg2.extensions import ISOLATION_LEVEL_AUTOCOMMIT
-from psycopg2.extensions import connection as Connection  # noqa: N812
+import psycopg2  # type: ignore[import-untyped]
 
 from benchmarks.rounds import progress
 from deploy.embedded.servers import Aws, Postgres, Redis, Server, free_port, listens
@@ -122,7 +121,7 @@ def _environment(postgres: Postgres, redis: Redis, aws_endpoint: str) -> dict[st
     }
 
 
-def connect(user: str | None = None) -> Connection:
+def connect(user: str | None = None) -> Any:
     """A bare psycopg2 connection in autocommit: the baseline's, or `postgres`', the superuser."""
     connection = psycopg2.connect(
         host=os.environ["POSTGRES_HOST"],
@@ -131,7 +130,7 @@ def connect(user: str | None = None) -> Connection:
         password=os.environ["POSTGRES_PASSWORD"],
         dbname=os.environ["POSTGRES_DB"],
     )
-    connection.set_isolation_level(ISOLATION_LEVEL_AUTOCOMMIT)
+    connection.autocommit = True
     return connection
 
 

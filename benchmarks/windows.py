@@ -16,9 +16,9 @@ PROMOS = 1_000_000
 # Of twenty, one is due to open and one to close; six wait, six are open, six are past.
 # The windows are in no order and the kinds take turns, so the due ones lie all over the table.
 _PROMOS = """
-    INSERT INTO promotions_flashpromo (id, product_id, promo_price, quantity, status, starts_at,
-                                       ends_at)
-    SELECT n, (%(products)s::bigint[])[1 + n %% cardinality(%(products)s::bigint[])], 60, 100,
+    INSERT INTO promotions_flashpromo (id, product_id, promo_price, quantity, eligible_segments,
+                                       status, starts_at, ends_at)
+    SELECT n, (%(products)s::bigint[])[1 + n %% cardinality(%(products)s::bigint[])], 60, 100, '{}',
            CASE WHEN kind = 0 OR kind BETWEEN 2 AND 7 THEN 'SCHEDULED'
                 WHEN kind = 1 THEN CASE WHEN n %% 200 = 1 THEN 'SCHEDULED' ELSE 'ACTIVE' END
                 WHEN kind BETWEEN 8 AND 13 THEN 'ACTIVE'

@@ -250,8 +250,9 @@ CELERY_TASK_ROUTES = {
     "promotions.tasks.cleanup_expired_promos": {"queue": "low_priority"},
 }
 
-CELERY_BEAT_SCHEDULER = "marketplace.liveness.BeatScheduler"
+CELERY_BEAT_SCHEDULER = "marketplace.beat.Scheduler"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
+CELERY_REDBEAT_REDIS_URL = REDIS_URL
 # A dead beat's lock frees itself after this long, and the standby goes on.
 CELERY_REDBEAT_LOCK_TIMEOUT = 15
 

@@ -41,10 +41,29 @@ def promos() -> QuerySet[FlashPromo]:
     )
 
 
+def promos_active(queryset: QuerySet[FlashPromo]) -> QuerySet[FlashPromo]:
+    """The promos that are open at this very moment, those that end first in front."""
+    # In the order of the index `promo_due_to_close`, which leads straight to them.
+    return queryset.filter(OPEN_NOW).order_by("ends_at", "id")
+
+
+def promos_inactive(queryset: QuerySet[FlashPromo]) -> QuerySet[FlashPromo]:
+    return queryset.exclude(OPEN_NOW)
+
+
+def promos_for_segment(queryset: QuerySet[FlashPromo], segment: str) -> QuerySet[FlashPromo]:
+    return queryset.filter(Q(eligible_segments=[]) | Q(eligible_segments__contains=[segment]))
+
+
 def promos_near(queryset: QuerySet[FlashPromo], latitude: float, longitude: float) -> Any:
-    """The promos that a shopper at this place is near enough for, with `distance_km`."""
-    return queryset.annotate(distance_km=distance_km(Value(latitude), Value(longitude))).filter(
-        distance_km__lte=F("max_distance_km")
+    """The promos that a shopper at this place is near enough for, nearest first.
+
+    Each has `distance_km`.
+    """
+    return (
+        queryset.annotate(distance_km=distance_km(Value(latitude), Value(longitude)))
+        .filter(distance_km__lte=F("max_distance_km"))
+        .order_by("distance_km", "id")
     )
 
 

@@ -1,0 +1,3 @@
+from deploy.embedded.cli import main
+
+main()

@@ -1,0 +1,113 @@
+"""The query parameters of the listings; a wrong one says what would be right."""
+
+from typing import Any
+
+from django import forms
+from django.db.models import QuerySet
+from django.utils.text import format_lazy
+from django.utils.translation import gettext_lazy as _
+from django_filters import rest_framework as filters  # type: ignore[import-untyped]
+from drf_spectacular.utils import extend_schema_field
+
+from promotions import selectors
+from promotions.models import FlashPromo, Product, Reservation, ReservationStatus, Segment
+
+Place = tuple[float, float]
+
+
+class PlaceField(forms.Field):
+    """`latitude,longitude` in degrees."""
+
+    def to_python(self, value: str | None) -> Place | None:
+        if not value:
+            return None
+        try:
+            latitude, longitude = map(float, value.split(","))
+        except ValueError:
+            latitude = longitude = float("nan")
+        if not (-90 <= latitude <= 90 and -180 <= longitude <= 180):  # nan is refused here too
+            raise forms.ValidationError(
+                _("Use latitude,longitude in degrees, such as 19.4326,-99.1332.")
+            )
+        return latitude, longitude
+
+
+class PlaceFilter(filters.Filter):  # type: ignore[misc]
+    field_class = PlaceField
+
+
+class StoreFilter(filters.Filter):  # type: ignore[misc]
+    field_class = forms.IntegerField
+
+    def __init__(self, field_name: str) -> None:
+        super().__init__(
+            field_name,
+            help_text=_("The number of a store."),
+            min_value=1,
+            error_messages=dict.fromkeys(
+                ("invalid", "min_value"), _("Use the number of a store, such as 1.")
+            ),
+        )
+
+
+def choice_error(values: list[str]) -> dict[str, Any]:
+    return {"invalid_choice": format_lazy(_("Use one of: {values}."), values=", ".join(values))}
+
+
+class PromoFilter(filters.FilterSet):  # type: ignore[misc]
+    active = extend_schema_field(bool)(
+        filters.ChoiceFilter(
+            method="by_active",
+            choices=[("true", "true"), ("false", "false")],
+            error_messages=choice_error(["true", "false"]),
+            help_text=_("Open at this very moment, or not."),
+        )
+    )
+    segment = filters.ChoiceFilter(
+        method="by_segment",
+        choices=Segment.choices,
+        error_messages=choice_error(Segment.values),
+        help_text=_("Open to shoppers of this segment."),
+    )
+    near = extend_schema_field({"type": "string", "example": "19.4326,-99.1332"})(
+        PlaceFilter(
+            method="by_place",
+            help_text=_(
+                "latitude,longitude in degrees: the promos whose store is near enough to this "
+                "place, by each promo's own greatest distance, nearest first."
+            ),
+        )
+    )
+    store = StoreFilter("product__store")
+
+    class Meta:
+        model = FlashPromo
+        fields: list[str] = []
+
+    def by_active(self, promos: QuerySet[FlashPromo], name: str, value: Any) -> Any:
+        return selectors.promos_active(promos) if value == "true" else selectors.promos_inactive(promos)
+
+    def by_segment(self, promos: QuerySet[FlashPromo], name: str, value: Any) -> Any:
+        return selectors.promos_for_segment(promos, value)
+
+    def by_place(self, promos: QuerySet[FlashPromo], name: str, value: Any) -> Any:
+        return selectors.promos_near(promos, *value)
+
+
+class ProductFilter(filters.FilterSet):  # type: ignore[misc]
+    store = StoreFilter("store")
+
+    class Meta:
+        model = Product
+        fields: list[str] = []
+
+
+class ReservationFilter(filters.FilterSet):  # type: ignore[misc]
+    status = filters.ChoiceFilter(
+        choices=ReservationStatus.choices,
+        error_messages=choice_error(ReservationStatus.values),
+    )
+
+    class Meta:
+        model = Reservation
+        fields: list[str] = []

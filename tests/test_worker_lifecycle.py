@@ -1,0 +1,81 @@
+"""Workers and beats of a test's own on an empty broker: started, watched, killed."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from django.utils import timezone
+
+from promotions import tasks
+from promotions.models import Notification
+from tests.processes import celery, control, wait_until
+
+pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return tmp_path / "celery.log"
+
+
+def test_a_second_beat_takes_over_from_one_killed(broker, tmp_path):
+    first, second = tmp_path / "first.log", tmp_path / "second.log"
+    environ = {"CELERY_BEAT_MAX_LOOP_INTERVAL": "1", "CELERY_REDBEAT_LOCK_TIMEOUT": "2"}
+    with celery("beat", "--loglevel=debug", log=first, **environ) as leader:
+        wait_until(lambda: "Acquired lock" in first.read_text(), what="the first beat leads")
+        with celery("beat", "--loglevel=debug", log=second, **environ):
+            wait_until(lambda: "Acquiring lock" in second.read_text(), what="the second waits")
+            assert "Acquired lock" not in second.read_text()
+            os.kill(leader.pid, signal.SIGKILL)
+            wait_until(lambda: "Acquired lock" in second.read_text(), what="the second takes over")
+
+
+def test_a_worker_shows_that_it_lives(broker, log, tmp_path):
+    alive = tmp_path / "alive"
+    with celery("worker", "--concurrency=1", log=log, LIVENESS_FILE=str(alive)):
+        wait_until(alive.exists, what="the worker touches its file")
+        alive.unlink()
+        wait_until(alive.exists, what="the worker touches it again, idle")
+
+
+def test_a_worker_killed_while_it_publishes_loses_nothing(
+    broker, log, make_promo, make_shopper, queue, settings
+):
+    promo = make_promo()
+    rows = [
+        Notification(
+            promo=promo, shopper=make_shopper(), local_day=timezone.now().date(), channel="in_app"
+        )
+        for _ in range(100)
+    ]
+    Notification.objects.bulk_create(rows)
+    with celery("worker", "--concurrency=1", log=log) as process:
+        tasks.check_active_promos.delay()
+        wait_until(
+            Notification.objects.filter(status="PUBLISHED").exists, what="publishing has begun"
+        )
+        os.kill(process.pid, signal.SIGKILL)
+    settings.NOTIFICATION_REPUBLISH_SECONDS = 0
+    settings.SQS_WAIT_SECONDS = 0
+
+    def all_delivered() -> bool:
+        tasks.process_notification_queue.apply().get()
+        return Notification.objects.filter(status="DELIVERED").count() == 100
+
+    wait_until(all_delivered, what="every row is delivered")
+
+
+def test_purge_empties_the_queues(broker):
+    for _ in range(3):
+        tasks.check_active_promos.delay()
+        tasks.cleanup_expired_promos.delay()
+    assert "Purged 6 messages" in control("purge", "--force").stdout
+    assert not broker.llen("high_priority")
+
+
+def test_each_task_goes_to_its_queue(broker):
+    tasks.check_active_promos.delay()
+    tasks.process_notification_queue.delay()
+    tasks.cleanup_expired_promos.delay()
+    assert [broker.llen(name) for name in ("high_priority", "default", "low_priority")] == [1, 1, 1]
