@@ -31,8 +31,8 @@ _SHOPPERS = """
            'in_app',
            (ARRAY['UTC', 'America/Mexico_City', 'Europe/Madrid', 'America/Bogota'])[1 + id %% 4]
     FROM (SELECT id, id %% 10 AS kind,
-                 (id * 7919 %% 100003)::float8 / 100003 * 0.99 AS spread,
-                 (id * 104729 %% 99991)::float8 / 99991 * 2 * pi() AS angle,
+                 (id::bigint * 7919 %% 100003)::float8 / 100003 * 0.99 AS spread,
+                 (id::bigint * 104729 %% 99991)::float8 / 99991 * 2 * pi() AS angle,
                  degrees(%(km)s / 6371.0088) AS dlat,
                  degrees(%(km)s / 6371.0088) / cos(radians(%(latitude)s)) AS dlon
           FROM auth_user) place

@@ -46,6 +46,7 @@ from django.views.decorators.csrf import csrf_exempt
 from rest_framework import exceptions, serializers, status, views
 from rest_framework.exceptions import APIException
 from rest_framework.pagination import PageNumberPagination
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
@@ -79,10 +80,15 @@ class Unavailable(APIException):
 
 # --- The envelope --------------------------------------------------------------------------------
 def envelope(code: str, message: str, fields: dict[str, list[str]] | None = None) -> dict[str, Any]:
-    error: dict[str, Any] = {"code": code, "message": message}
+    error: dict[str, Any] = {"code": code, "message": _encodable(message)}
     if fields is not None:
-        error["fields"] = fields
+        error["fields"] = {name: [*map(_encodable, texts)] for name, texts in fields.items()}
     return {"error": error}
+
+
+def _encodable(text: str) -> str:
+    """The text without lone surrogates, which a message may repeat from the request."""
+    return text.encode(errors="replace").decode()
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | None:
@@ -93,6 +99,12 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
     response = views.exception_handler(api_exception, context)
     assert response is not None  # noqa: S101  an APIException always has a response
     response.data = _body(api_exception)
+    request = context["request"]
+    renderer = getattr(request, "accepted_renderer", None)
+    if getattr(renderer, "format", None) not in ("json", "api"):
+        # The schema's own renderers know YAML and its page, not errors.
+        request.accepted_renderer = JSONRenderer()
+        request.accepted_media_type = JSONRenderer.media_type
     return response
 
 
@@ -222,7 +234,8 @@ class ConstrainedSerializer(serializers.ModelSerializer[M]):
 
     def merged(self, attrs: dict[str, Any]) -> M:
         """The row as it would be."""
-        row: M = copy(self.instance) if self.instance else self.Meta.model()  # type: ignore[assignment]
+        model: type[M] = self.Meta.model
+        row = copy(self.instance) if self.instance else model()
         for name, value in attrs.items():
             setattr(row, name, value)
         return row
@@ -267,7 +280,7 @@ def key_field(
 
 
 # --- Pages ---------------------------------------------------------------------------------------
-class BoundedPaginator(Paginator[Any]):
+class BoundedPaginator(Paginator):  # type: ignore[type-arg]
     """Counts and shows the first 10,000 rows: neither counting nor skipping reads a whole table."""
 
     LIMIT = 10_000
@@ -283,7 +296,7 @@ class Pagination(PageNumberPagination):
     page_size = 20
     page_size_query_param = "page_size"
     max_page_size = 100
-    page_size_query_description = gettext_lazy("Rows a page, at most 100.")
+    page_size_query_description = gettext_lazy("Rows a page, at most 100.")  # type: ignore[assignment]
     invalid_page_message = gettext_lazy("There is no such page.")  # type: ignore[assignment]
 
     def get_page_size(self, request: Request) -> int:
@@ -381,12 +394,17 @@ def document_errors(result: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
     result["components"]["schemas"]["Error"] = ERROR_SCHEMA
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     for path, operations in result["paths"].items():
-        for operation in operations.values():
+        for method, operation in operations.items():
             responses = operation["responses"]
             if "requestBody" in operation or _in_query(operation):
                 responses.setdefault("400", {"description": "A value is not valid."})
-            if {} not in operation.get("security", [{}]) or "token" in path:
-                responses.setdefault("401", {"description": "Who calls is not known."})
+            if {} not in operation.get("security", [{}]):  # signing in is not optional
+                if method != "get":
+                    responses.setdefault("403", {"description": "It is not the caller's to do."})
+                responses.setdefault(
+                    "401",
+                    {"description": "The caller is not signed in, or the token is not valid."},
+                )
             if "{" in path:
                 responses.setdefault("404", {"description": "There is no such thing."})
             responses["default"] = {"description": "Any other error."}

@@ -23,8 +23,13 @@ DEVELOPMENT_SECRETS = {"development-only", "marketplace", "guest", "admin", "pas
 def secret(name: str) -> str:
     """A secret that may be unset or public only while DEBUG is on."""
     value = env.text(name)
+    refuse_public(name, value)
+    return value
+
+
+def refuse_public(name: str, value: str) -> None:
     if DEBUG or (value and value not in DEVELOPMENT_SECRETS):
-        return value
+        return
     reason = f"is the public default {value!r}" if value else "is not set"
     raise ImproperlyConfigured(
         f"{name} {reason}: set it to a secret of your own (scripts/init-env writes fresh ones), "
@@ -33,6 +38,10 @@ def secret(name: str) -> str:
 
 
 SECRET_KEY = secret("DJANGO_SECRET_KEY") or "development-only"
+
+# Flower reads its logins by itself, but loads these settings too: here a public password stops it.
+for login in env.words("FLOWER_BASIC_AUTH", []):
+    refuse_public("FLOWER_BASIC_AUTH", login.partition(":")[2])
 
 # --- Django --------------------------------------------------------------------------------------
 ALLOWED_HOSTS = env.words("DJANGO_ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
@@ -100,6 +109,8 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = env.text("DJANGO_LANGUAGE_CODE", "en")
 LANGUAGES = [("en", "English"), ("es", "Español")]
+LOCALE_PATHS = [BASE_DIR / "locale"]
+LOGIN_REDIRECT_URL = "/api/"
 
 STATIC_URL = "/static/"
 STATIC_ROOT = env.text("DJANGO_STATIC_ROOT", str(BASE_DIR / "staticfiles"))
@@ -188,6 +199,11 @@ REST_FRAMEWORK = {
         "rest_framework.authentication.SessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["rest_framework.permissions.IsAuthenticated"],
+    "DEFAULT_PARSER_CLASSES": [
+        "marketplace.parsers.JSONParser",
+        "rest_framework.parsers.FormParser",
+        "rest_framework.parsers.MultiPartParser",
+    ],
     "DEFAULT_FILTER_BACKENDS": ["django_filters.rest_framework.DjangoFilterBackend"],
     "DEFAULT_PAGINATION_CLASS": "marketplace.api.Pagination",
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
@@ -202,7 +218,13 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "marketplace.api.document_errors",
+    ],
     "ENUM_NAME_OVERRIDES": {
+        "Segment": "promotions.models.Segment",
+        "Channel": "promotions.models.Channel",
         "PromoStatus": "promotions.models.PromoStatus",
         "ReservationStatus": "promotions.models.ReservationStatus",
         "NotificationStatus": "promotions.models.NotificationStatus",
@@ -252,7 +274,9 @@ CELERY_TASK_ROUTES = {
 
 CELERY_BEAT_SCHEDULER = "marketplace.beat.Scheduler"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
-CELERY_REDBEAT_REDIS_URL = REDIS_URL
+# Without Celery's prefix: RedBeat warns of a fallback unless it finds these very names.
+REDBEAT_REDIS_URL = REDIS_URL
+REDBEAT_REDIS_OPTIONS = dict(CELERY_BROKER_TRANSPORT_OPTIONS)
 # A dead beat's lock frees itself after this long, and the standby goes on.
 CELERY_REDBEAT_LOCK_TIMEOUT = 15
 

@@ -1,6 +1,22 @@
 """Every address of the site."""
 
 from django.contrib import admin
-from django.urls import path
+from django.urls import include, path, re_path
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
-urlpatterns = [path("admin/", admin.site.urls)]
+from marketplace.api import unknown_address
+from marketplace.tokens import TokenRefreshView, TokenView
+
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
+    path("api/schema/swagger/", SpectacularSwaggerView.as_view(), name="swagger"),
+    path("api/auth/", include("rest_framework.urls")),
+    path("api/token/", TokenView.as_view(), name="token"),
+    path("api/token/refresh/", TokenRefreshView.as_view(), name="token-refresh"),
+    path("api/", include("promotions.api.urls")),
+    re_path(r"^api(/|$)", unknown_address),
+]
+
+handler400 = "marketplace.api.bad_request"
+handler500 = "marketplace.api.server_error"

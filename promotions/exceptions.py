@@ -1,6 +1,13 @@
 """What can go wrong for a reason that the caller may know. The docstring is the message."""
 
-from django.utils.translation import gettext
+from django.utils.translation import gettext, gettext_lazy
+
+# What the database refuses without a constraint of a model that could say why.
+PROMO_PRICE_TOO_HIGH = gettext_lazy("The promo price must be below the product's list price.")
+LIST_PRICE_TOO_LOW = gettext_lazy(
+    "The list price must be above the price of each promo that is scheduled or active."
+)
+TIME_ZONE_UNKNOWN = gettext_lazy("Use the IANA name of a time zone, such as America/Mexico_City.")
 
 
 class PromotionsError(Exception):
@@ -9,7 +16,7 @@ class PromotionsError(Exception):
     code = "error"
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or gettext(self.__doc__ or ""))
+        super().__init__(message or gettext(self.__doc__ or type(self).__name__))
 
 
 class PromoNotActive(PromotionsError):

@@ -1,5 +1,7 @@
 """What reads the state: querysets for the API, and why a shopper may not reserve."""
 
+import zoneinfo
+from functools import cache
 from typing import Any
 
 from django.db.models import (
@@ -9,6 +11,7 @@ from django.db.models import (
     F,
     FloatField,
     Func,
+    Model,
     Q,
     QuerySet,
     Value,
@@ -16,8 +19,16 @@ from django.db.models import (
 )
 from django.db.models.functions import Now
 
-from promotions.exceptions import NotEligible, PromoNotActive, PromotionsError, TooFar
-from promotions.models import FlashPromo, Notification, Reservation, ShopperProfile
+from promotions.exceptions import (
+    LIST_PRICE_TOO_LOW,
+    PROMO_PRICE_TOO_HIGH,
+    TIME_ZONE_UNKNOWN,
+    NotEligible,
+    PromoNotActive,
+    PromotionsError,
+    TooFar,
+)
+from promotions.models import FlashPromo, Notification, Product, Reservation, ShopperProfile
 
 OPEN_NOW = Q(status=FlashPromo.Status.ACTIVE, starts_at__lte=Now(), ends_at__gt=Now())
 
@@ -93,6 +104,32 @@ def ineligibility(promo: Any) -> PromotionsError | None:
     if promo.shopper_distance_km is None or promo.shopper_distance_km > promo.max_distance_km:
         return TooFar()
     return None
+
+
+@cache
+def time_zones() -> frozenset[str]:
+    """The IANA names that a profile may give; PostgreSQL has the last word."""
+    return frozenset(zoneinfo.available_timezones())
+
+
+def broken_rules(row: Model) -> dict[str, Any]:
+    """By field, what the database would refuse without a constraint of the model to say why."""
+    match row:
+        case FlashPromo() if row.promo_price >= row.product.list_price:
+            return {"promo_price": PROMO_PRICE_TOO_HIGH}
+        case Product() if row.pk and _has_promo_at_or_above(row):
+            return {"list_price": LIST_PRICE_TOO_LOW}
+        case ShopperProfile() if row.time_zone not in time_zones():
+            return {"time_zone": TIME_ZONE_UNKNOWN}
+    return {}
+
+
+def _has_promo_at_or_above(product: Product) -> bool:
+    return FlashPromo.objects.filter(
+        product=product,
+        status__in=[FlashPromo.Status.SCHEDULED, FlashPromo.Status.ACTIVE],
+        promo_price__gte=product.list_price,
+    ).exists()
 
 
 def reservations_of(user_id: int) -> QuerySet[Reservation]:

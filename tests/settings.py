@@ -12,3 +12,5 @@ STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"},
 }
+# Static files are found where they lie: nothing is collected.
+WHITENOISE_AUTOREFRESH = WHITENOISE_USE_FINDERS = True

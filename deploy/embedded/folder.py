@@ -75,7 +75,7 @@ class Folder:
             if status.st_uid == os.geteuid() and not status.st_mode & 0o077:
                 return
         self.remove_run()
-        self.run.symlink_to(tempfile.mkdtemp(prefix="flash-promos-", dir="/tmp"))  # noqa: S108
+        self.run.symlink_to(tempfile.mkdtemp(prefix="flash-promos-", dir="/tmp"))
 
     def remove_run(self) -> None:
         if self.run.is_symlink():
@@ -93,20 +93,17 @@ class Folder:
         except OSError as error:
             raise QuickstartError(f"{self.path} cannot be used: {error.strerror}") from error
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise QuickstartError(
-                    f"another scripts/quickstart is at work in {self.path}: wait until it ends"
-                ) from None
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise QuickstartError(
+                f"another scripts/quickstart is at work in {self.path}: wait until it ends"
+            ) from None
+        try:
             yield
-            if not self.env_file.exists():
-                self._remove_empty()
-        except BaseException:
-            if not self.env_file.exists():
-                self._remove_empty()
-            raise
         finally:
+            if not self.env_file.exists():
+                self._remove_empty()
             os.close(descriptor)
 
     def remove(self) -> None:
@@ -124,4 +121,4 @@ class Folder:
         (self.path / "lock").unlink(missing_ok=True)
         with suppress(OSError):
             self.path.rmdir()
-            self.path.parent.rmdir()
+            (PROJECT / "var").rmdir()

@@ -23,14 +23,16 @@ class Step:
 class Screen:
     def __init__(self) -> None:
         self.started = float(os.environ.get("QUICKSTART_STARTED") or time.time())
-        self.live = sys.stdout.isatty()
+        # Held on to: while Django's output is redirected to a log, sys.stdout is that log.
+        self.stream = sys.stdout
+        self.live = self.stream.isatty()
 
     @property
     def elapsed(self) -> str:
         return f"{time.time() - self.started:6.1f} s"
 
     def line(self, text: str = "") -> None:
-        print(text, flush=True)
+        self._write(f"{text}\n")
 
     @contextmanager
     def step(self, text: str) -> Iterator[Step]:
@@ -57,7 +59,10 @@ class Screen:
             else:
                 self.line(f"{self.elapsed}  {step.text} …")
 
-    @staticmethod
-    def _write(text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+    def _write(self, text: str) -> None:
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except BrokenPipeError:
+            # Nobody reads on, as after `| head`: no reason to stop half-way.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())

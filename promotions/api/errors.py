@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.db import DataError, IntegrityError
-from django.utils.translation import gettext_lazy as _
+from drf_spectacular.utils import OpenApiResponse
 from rest_framework import serializers, status
 from rest_framework.exceptions import APIException
 from rest_framework.response import Response
@@ -23,10 +23,6 @@ STATUS: dict[type[exceptions.PromotionsError], int] = {
     exceptions.PromoClosed: status.HTTP_409_CONFLICT,
 }
 
-PROMO_PRICE_TOO_HIGH = _("The promo price must be below the product's list price.")
-LIST_PRICE_TOO_LOW = _("The list price must be above the price of each promo to come or open.")
-TIME_ZONE_UNKNOWN = _("Use the IANA name of a time zone, such as America/Mexico_City.")
-
 
 def translated(exc: Exception) -> Exception:
     if isinstance(exc, exceptions.PromotionsError):
@@ -36,10 +32,10 @@ def translated(exc: Exception) -> Exception:
     sqlstate, table, constraint = violated(exc)
     if isinstance(exc, IntegrityError) and constraint == PROMO_PRICE_BELOW_LIST_PRICE:
         if table == Product._meta.db_table:
-            return serializers.ValidationError({"list_price": [LIST_PRICE_TOO_LOW]})
-        return serializers.ValidationError({"promo_price": [PROMO_PRICE_TOO_HIGH]})
+            return serializers.ValidationError({"list_price": [exceptions.LIST_PRICE_TOO_LOW]})
+        return serializers.ValidationError({"promo_price": [exceptions.PROMO_PRICE_TOO_HIGH]})
     if isinstance(exc, DataError) and sqlstate == "22023":  # the check of the time zone's name
-        return serializers.ValidationError({"time_zone": [TIME_ZONE_UNKNOWN]})
+        return serializers.ValidationError({"time_zone": [exceptions.TIME_ZONE_UNKNOWN]})
     return exc
 
 
@@ -52,11 +48,7 @@ class PromotionsErrors(APIView):
 
 def refusals(*errors: type[exceptions.PromotionsError]) -> dict[int, Any]:
     """OpenAPI responses for these errors, each with its docstring."""
-    from drf_spectacular.utils import OpenApiResponse
-
     texts: dict[int, list[str]] = {}
     for error in errors:
         texts.setdefault(STATUS[error], []).append(f"`{error.code}`: {error.__doc__}")
-    return {
-        code: OpenApiResponse(description="\n\n".join(lines)) for code, lines in texts.items()
-    }
+    return {code: OpenApiResponse(description="\n\n".join(lines)) for code, lines in texts.items()}

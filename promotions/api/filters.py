@@ -55,12 +55,13 @@ def choice_error(values: list[str]) -> dict[str, Any]:
 
 
 class PromoFilter(filters.FilterSet):  # type: ignore[misc]
-    active = extend_schema_field(bool)(
+    active = extend_schema_field(
+        {"type": "boolean", "description": "Open at this very moment, or not."}
+    )(
         filters.ChoiceFilter(
             method="by_active",
             choices=[("true", "true"), ("false", "false")],
             error_messages=choice_error(["true", "false"]),
-            help_text=_("Open at this very moment, or not."),
         )
     )
     segment = filters.ChoiceFilter(
@@ -69,15 +70,14 @@ class PromoFilter(filters.FilterSet):  # type: ignore[misc]
         error_messages=choice_error(Segment.values),
         help_text=_("Open to shoppers of this segment."),
     )
-    near = extend_schema_field({"type": "string", "example": "19.4326,-99.1332"})(
-        PlaceFilter(
-            method="by_place",
-            help_text=_(
-                "latitude,longitude in degrees: the promos whose store is near enough to this "
-                "place, by each promo's own greatest distance, nearest first."
-            ),
-        )
-    )
+    near = extend_schema_field(
+        {
+            "type": "string",
+            "example": "19.4326,-99.1332",
+            "description": "latitude,longitude in degrees: the promos whose store is near enough "
+            "to this place, by each promo's own greatest distance, nearest first.",
+        }
+    )(PlaceFilter(method="by_place"))
     store = StoreFilter("product__store")
 
     class Meta:
@@ -85,7 +85,11 @@ class PromoFilter(filters.FilterSet):  # type: ignore[misc]
         fields: list[str] = []
 
     def by_active(self, promos: QuerySet[FlashPromo], name: str, value: Any) -> Any:
-        return selectors.promos_active(promos) if value == "true" else selectors.promos_inactive(promos)
+        return (
+            selectors.promos_active(promos)
+            if value == "true"
+            else selectors.promos_inactive(promos)
+        )
 
     def by_segment(self, promos: QuerySet[FlashPromo], name: str, value: Any) -> Any:
         return selectors.promos_for_segment(promos, value)

@@ -1,19 +1,35 @@
 """Rows as JSON, and JSON as rows that pass every constraint."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from django.contrib.auth import get_user_model
+from django.db.models import Model
 from django.utils.translation import gettext_lazy as _
+from drf_spectacular.utils import OpenApiExample, extend_schema_serializer
 from rest_framework import serializers
 
 from marketplace.api import ConstrainedSerializer, key_field
 from promotions import selectors
-from promotions.api.errors import LIST_PRICE_TOO_LOW, PROMO_PRICE_TOO_HIGH, TIME_ZONE_UNKNOWN
+from promotions.exceptions import PromoClosed
 from promotions.models import FlashPromo, Notification, Product, Reservation, ShopperProfile, Store
-from promotions.services.promos import promo_update
+from promotions.services.promos import OPEN_TO_CHANGE, promo_update
+
+M = TypeVar("M", bound=Model)
+
+
+class RuledSerializer(ConstrainedSerializer[M]):
+    """Checks the row against every constraint, and the rules that only the database has."""
+
+    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
+        attrs = super().validate(attrs)
+        if broken := selectors.broken_rules(self.merged(attrs)):
+            raise serializers.ValidationError(broken)
+        return attrs
 
 
 class StoreSerializer(ConstrainedSerializer[Store]):
+    """A place that sells."""
+
     owner = key_field(
         get_user_model()._default_manager.all(),
         required=False,
@@ -27,7 +43,9 @@ class StoreSerializer(ConstrainedSerializer[Store]):
         validators = ()
 
 
-class ProductSerializer(ConstrainedSerializer[Product]):
+class ProductSerializer(RuledSerializer[Product]):
+    """What a store sells."""
+
     store = key_field(Store.objects.all())
 
     class Meta:
@@ -35,14 +53,27 @@ class ProductSerializer(ConstrainedSerializer[Product]):
         fields = ("id", "store", "name", "list_price", "stock")
         validators = ()
 
-    def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        attrs = super().validate(attrs)
-        if self.instance and selectors.promos_at_or_above(self.instance, attrs.get("list_price")):
-            raise serializers.ValidationError({"list_price": [LIST_PRICE_TOO_LOW]})
-        return attrs
 
+@extend_schema_serializer(
+    examples=[
+        OpenApiExample(
+            "Twenty units for two hours, for regular shoppers within 3 km",
+            request_only=True,
+            value={
+                "product": 1,
+                "promo_price": "59.90",
+                "starts_at": "2030-05-01T17:00:00Z",
+                "ends_at": "2030-05-01T19:00:00Z",
+                "quantity": 20,
+                "eligible_segments": ["regular"],
+                "max_distance_km": 3,
+            },
+        )
+    ]
+)
+class PromoSerializer(RuledSerializer[FlashPromo]):
+    """A product at a lower price for a while, near its store."""
 
-class PromoSerializer(ConstrainedSerializer[FlashPromo]):
     product = key_field(Product.objects.select_related("store"))
     product_name = serializers.CharField(source="product.name", read_only=True)
     list_price = serializers.DecimalField(
@@ -54,7 +85,9 @@ class PromoSerializer(ConstrainedSerializer[FlashPromo]):
         read_only=True, help_text=_("Whether it can be reserved at this very moment.")
     )
     distance_km = serializers.FloatField(
-        read_only=True, help_text=_("From the place given as `near`; absent without one.")
+        read_only=True,
+        allow_null=True,
+        help_text=_("From the place given as `near`; null without one."),
     )
 
     class Meta:
@@ -85,11 +118,9 @@ class PromoSerializer(ConstrainedSerializer[FlashPromo]):
         return sorted(set(value))
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        attrs = super().validate(attrs)
-        promo = self.merged(attrs)
-        if promo.promo_price >= promo.product.list_price:
-            raise serializers.ValidationError({"promo_price": [PROMO_PRICE_TOO_HIGH]})
-        return attrs
+        if self.instance and self.instance.status not in OPEN_TO_CHANGE:
+            raise PromoClosed
+        return super().validate(attrs)
 
     def create(self, validated_data: dict[str, Any]) -> FlashPromo:
         return selectors.promos().get(pk=super().create(validated_data).pk)
@@ -99,7 +130,9 @@ class PromoSerializer(ConstrainedSerializer[FlashPromo]):
         return selectors.promos().get(pk=instance.pk)
 
 
-class ProfileSerializer(ConstrainedSerializer[ShopperProfile]):
+class ProfileSerializer(RuledSerializer[ShopperProfile]):
+    """What promotions know of a shopper."""
+
     class Meta:
         model = ShopperProfile
         fields = (
@@ -114,13 +147,10 @@ class ProfileSerializer(ConstrainedSerializer[ShopperProfile]):
         read_only_fields = ("segment",)
         validators = ()
 
-    def validate_time_zone(self, value: str) -> str:
-        if value not in selectors.time_zones():
-            raise serializers.ValidationError(TIME_ZONE_UNKNOWN)
-        return value
-
 
 class ReservationSerializer(serializers.ModelSerializer[Reservation]):
+    """A unit held for a shopper, and what became of it."""
+
     product_name = serializers.CharField(source="promo.product.name")
     store_name = serializers.CharField(source="promo.product.store.name")
     promo_price = serializers.DecimalField(
@@ -144,6 +174,8 @@ class ReservationSerializer(serializers.ModelSerializer[Reservation]):
 
 
 class NotificationSerializer(serializers.ModelSerializer[Notification]):
+    """A promo that the shopper was told of."""
+
     product_name = serializers.CharField(source="promo.product.name")
     store_name = serializers.CharField(source="promo.product.store.name")
     list_price = serializers.DecimalField(

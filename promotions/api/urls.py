@@ -18,7 +18,7 @@ class Router(DefaultRouter):
     include_format_suffixes = False
 
 
-router = Router()
+router = Router(use_regex_path=False)
 router.register("stores", views.StoreViewSet)
 router.register("products", views.ProductViewSet)
 router.register("promos", views.PromoViewSet)

@@ -18,7 +18,7 @@ from django.conf import settings
 from django.core import mail
 from django.core.mail.backends.base import BaseEmailBackend
 from django.db import connection, transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.utils import timezone, translation
 from django.utils.translation import gettext
 
@@ -122,6 +122,13 @@ def notifications_requeue_stale() -> int:
     with connection.cursor() as cursor:
         cursor.execute(_REQUEUE_STALE, [settings.NOTIFICATION_REPUBLISH_SECONDS])
         return int(cursor.rowcount)
+
+
+def notifications_retry(notifications: QuerySet[Notification]) -> int:
+    """Make PENDING again those that failed for good; return how many."""
+    return notifications.filter(status=Notification.Status.FAILED).update(
+        status=Notification.Status.PENDING, published_at=None
+    )
 
 
 @dataclass

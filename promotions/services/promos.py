@@ -4,13 +4,18 @@ Each step takes the rows that are due in batches, one transaction a batch, with 
 LOCKED`: two runs at once share the rows, and a run that dies loses at most its open batch.
 """
 
+from typing import Any
+
 from django.conf import settings
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from promotions.exceptions import PromoClosed
 from promotions.models import FlashPromo
 
 BATCH = 1000
+#: A promo is changed or cancelled in these states; later ones are history.
+OPEN_TO_CHANGE = (FlashPromo.Status.SCHEDULED, FlashPromo.Status.ACTIVE)
 
 _CLOSE = """
     UPDATE promotions_flashpromo SET status = 'EXPIRED'
@@ -128,10 +133,22 @@ def promos_cleanup() -> dict[str, int]:
 
 def promo_cancel(promo: FlashPromo) -> FlashPromo:
     """Cancel a promo that is scheduled or active; units already held may still be bought."""
-    changed = FlashPromo.objects.filter(
-        pk=promo.pk, status__in=[FlashPromo.Status.SCHEDULED, FlashPromo.Status.ACTIVE]
-    ).update(status=FlashPromo.Status.CANCELLED)
+    changed = FlashPromo.objects.filter(pk=promo.pk, status__in=OPEN_TO_CHANGE).update(
+        status=FlashPromo.Status.CANCELLED
+    )
     promo.refresh_from_db()
     if not changed and promo.status != FlashPromo.Status.CANCELLED:
         raise PromoClosed
     return promo
+
+
+def promos_cancel(promos: QuerySet[FlashPromo]) -> int:
+    """Cancel those of the promos that are scheduled or active; return how many."""
+    return promos.filter(status__in=OPEN_TO_CHANGE).update(status=FlashPromo.Status.CANCELLED)
+
+
+def promo_update(promo: FlashPromo, **changes: Any) -> None:
+    """Change a promo that is scheduled or active; its other columns keep what tasks write."""
+    rows = FlashPromo.objects.filter(pk=promo.pk, status__in=OPEN_TO_CHANGE)
+    if not (rows.update(**changes) if changes else rows.exists()):
+        raise PromoClosed

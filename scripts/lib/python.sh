@@ -108,7 +108,7 @@ make_venv() (
     fi
 
     for name in "$@"; do options+=(-r "$PROJECT_ROOT/requirements/$name.txt"); done
-    say "Installing Python packages into $VENV (about 500 MB, once)"
+    say "Installing Python packages into $VENV (${new:+about 500 MB, }once)"
     # Bytecode is compiled on first use: most of it never is. The locks are complete: no resolving.
     PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 "$VENV/bin/python" -m pip install --retries 2 \
         --no-input --no-compile --no-deps --require-hashes "${options[@]}" >"$log" 2>&1 9<&- &

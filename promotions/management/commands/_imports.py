@@ -25,20 +25,8 @@ class Import(Protocol):
     ) -> ImportResult: ...
 
 
-class ImportCommand(BaseCommand):
-    def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("file", type=Path, metavar="FILE.csv")
-        parser.add_argument(
-            "--skip-bad-rows",
-            action="store_true",
-            help="import the other rows; without it one bad row stops the import",
-        )
-
-    def import_file(self, service: Import, *, path: Path, skip_bad_rows: bool) -> None:
-        with self.errors(), open_csv(path) as file, progress_bar(file) as progress:
-            result = service(file=file, skip_bad_rows=skip_bad_rows, progress=progress)
-        self.report(result.bad_rows)
-        self.summarise(result)
+class ReportingCommand(BaseCommand):
+    """Says what an import did, and in one line each what was wrong."""
 
     @contextmanager
     def errors(self) -> Iterator[None]:
@@ -50,7 +38,7 @@ class ImportCommand(BaseCommand):
             raise CommandError(str(error)) from error
         except OSError as error:
             name = f"{error.filename}: " if error.filename else ""
-            raise CommandError(f"{name}{error.strerror}") from error
+            raise CommandError(f"{name}{error.strerror or error}") from error
         except DatabaseError as error:
             reason = str(error).strip().partition("\n")[0]
             raise CommandError(f"The database refused, nothing was imported: {reason}") from error
@@ -70,6 +58,24 @@ class ImportCommand(BaseCommand):
                 f"{result.kept} of the unchanged promos differ from the file "
                 "but are no longer scheduled"
             )
+
+
+class ImportCommand(ReportingCommand):
+    """Imports one file."""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("file", type=Path, metavar="FILE.csv")
+        parser.add_argument(
+            "--skip-bad-rows",
+            action="store_true",
+            help="import the other rows; without it one bad row stops the import",
+        )
+
+    def import_file(self, service: Import, *, path: Path, skip_bad_rows: bool) -> None:
+        with self.errors(), open_csv(path) as file, progress_bar(file) as progress:
+            result = service(file=file, skip_bad_rows=skip_bad_rows, progress=progress)
+        self.report(result.bad_rows)
+        self.summarise(result)
         self.stdout.write(f"bad rows: {len(result.bad_rows)}")
 
 

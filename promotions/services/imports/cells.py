@@ -13,6 +13,8 @@ from django.db import connection
 
 from promotions.models import FlashPromo, Segment
 
+_SEGMENTS = tuple(Segment.values)
+_DEFAULT_KM = FlashPromo().max_distance_km
 _NOT_STORABLE = re.compile("[\0\ud800-\udfff]")
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _AMOUNT = re.compile(r"\d{1,10}(\.\d{1,2})?", re.ASCII)
@@ -71,7 +73,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
 def distance(cell: str) -> float:
     """Kilometres; an empty cell is the model's default."""
     if not cell:
-        return FlashPromo().max_distance_km
+        return _DEFAULT_KM
     if not _NUMBER.fullmatch(cell) or not 0 < (km := float(cell)) <= 20_100:
         raise ValueError("is not a number of km above 0 and at most 20100")
     return km
@@ -105,14 +107,14 @@ def moment(cell: str) -> datetime:
 def segments(cell: str) -> str:
     """Segments separated by `|` as a PostgreSQL array, sorted, each once; none means all."""
     names = {name.strip() for name in cell.split("|")} if cell else set()
-    if not names <= set(Segment.values):
-        raise ValueError("is not a list of " + ", ".join(Segment.values) + " separated by |")
+    if not names <= set(_SEGMENTS):
+        raise ValueError("is not a list of " + ", ".join(_SEGMENTS) + " separated by |")
     return "{" + ",".join(sorted(names)) + "}"
 
 
 def segment(cell: str) -> str:
-    if cell not in Segment.values:
-        raise ValueError("is not one of " + ", ".join(Segment.values))
+    if cell not in _SEGMENTS:
+        raise ValueError("is not one of " + ", ".join(_SEGMENTS))
     return cell
 
 

@@ -19,7 +19,7 @@ from promotions.services.imports.staging import (
 
 
 def _rules(row: Sequence[Any]) -> Iterator[str]:
-    _, _, _, _, _, list_price, promo_price, _, starts_at, ends_at, _, _ = row
+    _, _, _, _, list_price, promo_price, _, starts_at, ends_at, _, _ = row
     if list_price and promo_price and promo_price >= list_price:
         yield f"promo_price {promo_price} is not below the list_price {list_price}"
     if starts_at and ends_at and ends_at <= starts_at:
@@ -103,7 +103,7 @@ _LIST_PRICES_TOO_LOW = f"""
 """
 
 _STORES = """
-    INSERT INTO promotions_store AS old (name, latitude, longitude, owner_id)
+    INSERT INTO promotions_store (name, latitude, longitude, owner_id)
     SELECT DISTINCT store, store_latitude, store_longitude, %(owner)s::integer FROM import_promo
     WHERE NOT EXISTS (
         SELECT FROM promotions_store
@@ -111,13 +111,14 @@ _STORES = """
     ON CONFLICT (name, latitude, longitude) DO NOTHING
 """
 _STORES_TOTAL = """
-    SELECT count(*) FROM (SELECT DISTINCT store, store_latitude, store_longitude FROM import_promo)
+    SELECT count(*)
+    FROM (SELECT DISTINCT store, store_latitude, store_longitude FROM import_promo) places
 """
 
 # Twice: what rises before the promos and what falls after them, so that at every moment each
 # promo's price is below its product's.
 _PRODUCTS = """
-    INSERT INTO promotions_product AS old (store_id, name, list_price, stock)
+    INSERT INTO promotions_product AS target (store_id, name, list_price, stock)
     SELECT store.id, line.product, line.list_price, line.stock
     FROM (SELECT store, store_latitude, store_longitude, product, list_price,
                  max(quantity) AS stock
@@ -125,20 +126,20 @@ _PRODUCTS = """
     JOIN promotions_store store
         ON (store.name, store.latitude, store.longitude)
          = (line.store, line.store_latitude, line.store_longitude)
-    LEFT JOIN promotions_product was ON (was.store_id, was.name) = (store.id, line.product)
-    WHERE was.id IS NULL OR {change}
+    LEFT JOIN promotions_product old ON (old.store_id, old.name) = (store.id, line.product)
+    WHERE old.id IS NULL OR {change}
     ON CONFLICT (store_id, name) DO UPDATE SET list_price = excluded.list_price
-    WHERE old.list_price <> excluded.list_price
+    WHERE target.list_price <> excluded.list_price
 """
-_PRODUCTS_RISING = _PRODUCTS.format(change="was.list_price < line.list_price")
-_PRODUCTS_FALLING = _PRODUCTS.format(change="was.list_price > line.list_price")
+_PRODUCTS_RISING = _PRODUCTS.format(change="old.list_price < line.list_price")
+_PRODUCTS_FALLING = _PRODUCTS.format(change="old.list_price > line.list_price")
 _PRODUCTS_TOTAL = """
     SELECT count(*)
-    FROM (SELECT DISTINCT store, store_latitude, store_longitude, product FROM import_promo)
+    FROM (SELECT DISTINCT store, store_latitude, store_longitude, product FROM import_promo) names
 """
 
 _PROMOS = f"""
-    INSERT INTO promotions_flashpromo AS now (product_id, promo_price, starts_at, ends_at,
+    INSERT INTO promotions_flashpromo AS target (product_id, promo_price, starts_at, ends_at,
         quantity, eligible_segments, max_distance_km)
     SELECT product.id, line.promo_price, line.starts_at, line.ends_at,
            line.quantity, line.segments, line.max_distance_km
@@ -150,8 +151,8 @@ _PROMOS = f"""
     ON CONFLICT (product_id, starts_at, ends_at, eligible_segments) DO UPDATE
     SET promo_price = excluded.promo_price, quantity = excluded.quantity,
         max_distance_km = excluded.max_distance_km
-    WHERE now.status = 'SCHEDULED'
-      AND (now.promo_price, now.quantity, now.max_distance_km)
+    WHERE target.status = 'SCHEDULED'
+      AND (target.promo_price, target.quantity, target.max_distance_km)
        <> (excluded.promo_price, excluded.quantity, excluded.max_distance_km)
 """
 

@@ -16,31 +16,31 @@ _CONFLICTS = """
 
 # The password is what Django calls unusable: a "!" and 40 random characters.
 _USERS = """
-    INSERT INTO auth_user AS old (username, email, password, first_name, last_name,
+    INSERT INTO auth_user AS target (username, email, password, first_name, last_name,
         is_superuser, is_staff, is_active, date_joined)
     SELECT line.username, line.email,
            '!' || left(replace(concat(gen_random_uuid(), gen_random_uuid()), '-', ''), 40),
            '', '', false, false, true, now()
-    FROM import_shopper line LEFT JOIN auth_user was ON was.username = line.username
-    WHERE was.id IS NULL OR was.email <> line.email
-    ON CONFLICT (username) DO UPDATE SET email = excluded.email WHERE old.email <> excluded.email
+    FROM import_shopper line LEFT JOIN auth_user old ON old.username = line.username
+    WHERE old.id IS NULL OR old.email <> line.email
+    ON CONFLICT (username) DO UPDATE SET email = excluded.email WHERE target.email <> excluded.email
 """
 
 # Whoever has no e-mail address is told in the application; anybody else as they chose.
 _PROFILES = """
-    INSERT INTO promotions_shopperprofile AS old (user_id, segment, latitude, longitude,
+    INSERT INTO promotions_shopperprofile (user_id, segment, latitude, longitude,
         time_zone, notifications_enabled, channel)
     SELECT new.* FROM (
         SELECT auth_user.id, line.segment, line.latitude, line.longitude, line.time_zone,
                line.notifications,
-               CASE WHEN line.email = '' OR was.user_id IS NULL THEN 'in_app'
-                    ELSE was.channel END AS channel
+               CASE WHEN line.email = '' OR old.user_id IS NULL THEN 'in_app'
+                    ELSE old.channel END AS channel
         FROM import_shopper line JOIN auth_user ON auth_user.username = line.username
-        LEFT JOIN promotions_shopperprofile was ON was.user_id = auth_user.id
-    ) new LEFT JOIN promotions_shopperprofile was ON was.user_id = new.id
-    WHERE was.user_id IS NULL
-       OR (was.segment, was.latitude, was.longitude, was.time_zone, was.notifications_enabled,
-           was.channel)
+        LEFT JOIN promotions_shopperprofile old ON old.user_id = auth_user.id
+    ) new LEFT JOIN promotions_shopperprofile old ON old.user_id = new.id
+    WHERE old.user_id IS NULL
+       OR (old.segment, old.latitude, old.longitude, old.time_zone, old.notifications_enabled,
+           old.channel)
           IS DISTINCT FROM (new.segment, new.latitude, new.longitude, new.time_zone,
                             new.notifications, new.channel)
     ON CONFLICT (user_id) DO UPDATE

@@ -1,0 +1,201 @@
+"""A Compose stack made from a copy of the tree, with names and ports that collide with nothing."""
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+PRODUCTION = ("docker-compose.yml", "docker-compose.prod.yml")
+PORTS = ("WEB", "FLOWER", "POSTGRES", "REDIS", "LOCALSTACK")
+
+# Nothing else of this shell's may reach the compose files.
+INHERITED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT")
+
+
+def copy_project(target: Path) -> Path:
+    """Copy what a clone would hold, the uncommitted included, readable for everybody."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listing.stdout.split("\0")):
+        source, copy = PROJECT / name, target / name
+        if source.is_file():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, copy)
+            copy.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+    for folder in (target, *(path for path in target.rglob("*") if path.is_dir())):
+        folder.chmod(0o755)
+    return target
+
+
+def free_ports() -> dict[str, str]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in PORTS]
+    ports = {
+        f"HOST_PORT_{name}": str(server.getsockname()[1])
+        for name, server in zip(PORTS, sockets, strict=True)
+    }
+    for server in sockets:
+        server.close()
+    return ports
+
+
+def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, **options)
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.5)
+    return value
+
+
+@dataclass
+class Stack:
+    folder: Path
+    files: tuple[str, ...] = ("docker-compose.yml",)
+    #: HOST_PORT_*, as variables of the shell that calls Compose.
+    ports: dict[str, str] = field(default_factory=free_ports)
+    name: str = field(default_factory=lambda: f"flash-promos-test-{secrets.token_hex(4)}")
+
+    def try_compose(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        shell = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        files = [part for file in self.files for part in ("-f", file)]
+        return run(
+            *("docker", "compose", "-p", self.name, *files, *arguments),
+            cwd=self.folder,
+            env=shell | self.ports | options.pop("variables", {}),
+            **options,
+        )
+
+    def compose(self, *arguments: str, **options: Any) -> str:
+        done = self.try_compose(*arguments, **options)
+        assert done.returncode == 0, f"{arguments}: {done.stdout}\n{done.stderr}"
+        return done.stdout
+
+    def execute(self, service: str, *command: str, **options: Any) -> str:
+        return self.compose("exec", "-T", service, *command, **options)
+
+    def shell_code(self, code: str) -> str:
+        """What `code` prints in Django's shell."""
+        return self.execute("web", "python", "manage.py", "shell", "-v", "0", "-c", code)
+
+    @contextmanager
+    def running(self, failed: Callable[[], bool]) -> Iterator["Stack"]:
+        """Takes everything down at the end; prints the logs first when anything went wrong."""
+        try:
+            yield self
+        except BaseException:
+            self.print_logs()
+            raise
+        else:
+            if failed():
+                self.print_logs()
+        finally:
+            self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+
+    def print_logs(self) -> None:
+        print(self.try_compose("ps", "--all").stdout)
+        print(self.try_compose("logs", "--no-color", "--tail", "60").stdout)
+
+    def containers(self) -> dict[str, dict[str, Any]]:
+        """`docker inspect` of each service's container."""
+        ids = self.compose("ps", "--all", "--quiet").split()
+        inspected = json.loads(run("docker", "inspect", *ids).stdout)
+        return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in inspected}
+
+    def states(self) -> dict[str, str]:
+        """Each service's health, or the exit code of what ended."""
+        states = {}
+        for service, container in self.containers().items():
+            state = container["State"]
+            health = state.get("Health", {}).get("Status", "no health check")
+            states[service] = health if state["Running"] else f"exit {state['ExitCode']}"
+        return states
+
+    def http(
+        self, path: str, *, port: str = "HOST_PORT_WEB", login: str | None = None
+    ) -> tuple[int, str]:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.ports[port]}{path}")
+        if login is not None:
+            request.add_header(
+                "Authorization", f"Basic {base64.b64encode(login.encode()).decode()}"
+            )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    # --- The marketplace ---
+
+    def open_promo(self, name: str) -> None:
+        """Make a store, one shopper beside it and a promo whose window has just begun."""
+        self.shell_code(f"""
+from datetime import timedelta
+from django.contrib.auth.models import User
+from django.utils import timezone
+from promotions.models import FlashPromo, Product, ShopperProfile, Store
+
+store = Store.objects.create(name={name!r}, latitude=19.4, longitude=-99.1)
+user = User.objects.create_user({name!r})
+ShopperProfile.objects.filter(user=user).update(latitude=19.4, longitude=-99.1)
+product = Product.objects.create(store=store, name={name!r}, list_price=100)
+now = timezone.now()
+FlashPromo.objects.create(
+    product=product, promo_price=60, quantity=5, starts_at=now, ends_at=now + timedelta(hours=1)
+)
+""")
+
+    def promo_state(self, name: str) -> str:
+        """`SCHEDULED`, or `ACTIVE DELIVERED`."""
+        return self.shell_code(f"""
+from promotions.models import FlashPromo, Notification
+
+promo = FlashPromo.objects.get(product__name={name!r})
+statuses = Notification.objects.filter(promo=promo).values_list("status", flat=True)
+print(promo.status, *statuses)
+""").strip()
+
+    def wait_for_delivery(self, name: str, *, seconds: float) -> None:
+        wait_until(
+            lambda: self.promo_state(name) == "ACTIVE DELIVERED",
+            seconds=seconds,
+            what=f"the promo {name} open and its notification delivered",
+        )
+
+    def stop_worker_within_a_task(self) -> str:
+        """Stop the worker while a task of some seconds runs; return what became of the task."""
+        task = self.shell_code("""
+import time
+from promotions.tasks import process_notification_queue
+
+result = process_notification_queue.delay()
+deadline = time.monotonic() + 60
+while result.state != "STARTED" and time.monotonic() < deadline:
+    time.sleep(0.05)
+print(result.id, result.state)
+""").split()
+        assert task[1] == "STARTED", task
+        self.compose("stop", "worker")
+        return self.shell_code(
+            f"from marketplace.celery import app; print(app.AsyncResult({task[0]!r}).state)"
+        ).strip()

@@ -1,0 +1,241 @@
+"""The production pair with scripts/init-env's secrets, and LocalStack in the place of AWS."""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.stack.stack import PRODUCTION, Stack, copy_project, run, wait_until
+
+SERVICES = {"web", "worker", "beat", "flower", "postgres", "redis"}
+SECRETS = ("DJANGO_SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH")
+TASKS = 200
+
+AWS = """
+AWS_ENDPOINT_URL=http://aws:4566
+AWS_ACCESS_KEY_ID=test
+AWS_SECRET_ACCESS_KEY=test
+CHECK_ACTIVE_PROMOS_SECONDS=5
+PROCESS_NOTIFICATION_QUEUE_SECONDS=5
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, failed: Callable[[], bool]) -> Iterator[Stack]:
+    stack = Stack(copy_project(tmp_path_factory.mktemp("production")), PRODUCTION)
+    written = run("scripts/init-env", cwd=stack.folder)
+    assert written.returncode == 0, written.stderr
+    with (stack.folder / ".env").open("a") as file:
+        file.write(AWS)
+    aws = f"{stack.name}-aws"
+    with stack.running(failed):
+        try:
+            image = "localstack/localstack:4.14.0"
+            options = ("--detach", "--env", "SERVICES=sns,sqs", "--name", aws)
+            assert run("docker", "run", *options, image).returncode == 0
+            stack.compose("up", "--detach", "--build", "--wait", "postgres", "redis")
+            run("docker", "network", "connect", "--alias", "aws", f"{stack.name}_default", aws)
+            ready = ("docker", "exec", aws, "curl", "-sf", "localhost:4566/_localstack/init/ready")
+            wait_until(
+                lambda: '"completed": true' in run(*ready).stdout,
+                seconds=120,
+                what="LocalStack in the place of AWS",
+            )
+            stack.compose("build", "--quiet")
+            provision = ("python", "promotions/clients/provision.py")
+            stack.compose("run", "--rm", "--no-deps", "-T", "worker", *provision)
+            stack.compose("up", "--detach", "--wait")
+            yield stack
+        finally:
+            run("docker", "rm", "--force", "--volumes", aws)
+
+
+@pytest.fixture(scope="module")
+def secrets(stack: Stack) -> dict[str, str]:
+    """The secrets in the .env, and Flower's password alone."""
+    lines = (stack.folder / ".env").read_text().splitlines()
+    values = dict(line.split("=", 1) for line in lines if line.split("=", 1)[0] in SECRETS)
+    assert set(values) == set(SECRETS)
+    return values | {"Flower's password": values["FLOWER_BASIC_AUTH"].partition(":")[2]}
+
+
+def test_every_service_is_healthy_and_localstack_is_none(stack: Stack) -> None:
+    assert stack.states() == dict.fromkeys(SERVICES, "healthy") | {"migrate": "exit 0"}
+
+
+def test_web_answers_through_its_port(stack: Stack) -> None:
+    status, body = stack.http("/readyz")
+    assert (status, json.loads(body)["status"]) == (200, "ready")
+    page = stack.http("/admin/login/")[1]
+    sheet = re.search(r'href="(/static/admin/css/base\.\w+\.css)"', page)
+    assert sheet, "a style sheet with a hash in its name"
+    assert stack.http(sheet[1])[0] == 200
+
+
+def test_no_port_but_webs_is_open_on_the_host(stack: Stack) -> None:
+    published = {
+        (service, port, binding["HostIp"])
+        for service, container in stack.containers().items()
+        for port, bindings in (container["NetworkSettings"]["Ports"] or {}).items()
+        for binding in bindings or ()
+    }
+    assert published == {("web", "8000/tcp", "127.0.0.1")}
+
+
+def test_a_promo_opens_and_is_delivered(stack: Stack) -> None:
+    stack.open_promo("lamp")
+    stack.wait_for_delivery("lamp", seconds=60)
+
+
+def test_redis_refuses_without_the_password(stack: Stack) -> None:
+    ping = ("env", "--unset=REDISCLI_AUTH", "redis-cli", "ping")
+    assert stack.execute("redis", *ping).startswith("NOAUTH")
+
+
+def test_flower_asks_for_the_login(stack: Stack, secrets: dict[str, str]) -> None:
+    code = (
+        "import os, sys, base64, urllib.request as r, urllib.error as e\n"
+        "request = r.Request('http://flower:5555/')\n"
+        "login = sys.stdin.read()\n"
+        "login and request.add_header('Authorization', 'Basic ' + login)\n"
+        "try: print(r.urlopen(request).status)\n"
+        "except e.HTTPError as error: print(error.code)\n"
+    )
+    login = base64.b64encode(secrets["FLOWER_BASIC_AUTH"].encode()).decode()
+    assert stack.execute("web", "python", "-c", code, input="") == "401\n"
+    assert stack.execute("web", "python", "-c", code, input=login) == "200\n"
+
+
+def test_no_secret_stands_in_a_command_line(stack: Stack, secrets: dict[str, str]) -> None:
+    for service, container in stack.containers().items():
+        if not container["State"]["Running"]:
+            continue
+        lines = run("docker", "top", container["Id"], "-o", "pid,args").stdout
+        assert len(lines.splitlines()) > 1
+        exposed = [name for name, value in secrets.items() if value in lines]
+        assert not exposed, f"{service} shows {exposed}"
+
+
+def test_each_container_is_confined(stack: Stack) -> None:
+    for service, container in stack.containers().items():
+        host = container["HostConfig"]
+        assert host["ReadonlyRootfs"], service
+        assert host["CapDrop"] == ["ALL"], service
+        assert not host["CapAdd"], service
+        assert "no-new-privileges:true" in host["SecurityOpt"], service
+        assert container["Config"]["User"] not in ("", "root", "0"), service
+        assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "5"}, service
+        policy = "no" if service == "migrate" else "unless-stopped"
+        assert host["RestartPolicy"]["Name"] == policy, service
+        assert "/app" not in {mount["Destination"] for mount in container["Mounts"]}, service
+
+
+def test_memory_limits_are_in_force(stack: Stack) -> None:
+    folder = "/sys/fs/cgroup/memory"
+    read = f"cat {folder}.max 2>/dev/null || cat {folder}/memory.limit_in_bytes"
+    for service, container in stack.containers().items():
+        limit = container["HostConfig"]["Memory"]
+        assert limit > 0, service
+        if container["State"]["Running"]:
+            assert int(stack.execute(service, "sh", "-c", read)) == limit, service
+
+
+def test_the_image_cannot_be_written_to(stack: Stack) -> None:
+    done = stack.try_compose("exec", "-T", "web", "touch", "/app/anything")
+    assert "Read-only file system" in done.stderr
+
+
+def test_the_worker_takes_one_task_at_a_time_and_loses_none(stack: Stack) -> None:
+    printed = stack.execute("worker", "celery", "-A", "marketplace", "inspect", "conf", "--json")
+    (conf,) = json.loads(printed[printed.index("{") : printed.rindex("}") + 1]).values()
+    expected = {
+        "CELERY_TASK_ACKS_LATE": True,
+        "CELERY_TASK_REJECT_ON_WORKER_LOST": True,
+        "CELERY_WORKER_PREFETCH_MULTIPLIER": 1,
+        "CELERY_WORKER_MAX_TASKS_PER_CHILD": 1000,
+        "CELERY_WORKER_MAX_MEMORY_PER_CHILD": 200_000,
+    }
+    assert {name: conf[name] for name in expected} == expected
+
+
+def test_a_stopped_worker_finishes_its_task(stack: Stack) -> None:
+    assert stack.stop_worker_within_a_task() == "SUCCESS"
+    stack.compose("up", "--detach", "--wait", "worker")
+
+
+def test_a_restart_of_redis_loses_no_queued_task(stack: Stack) -> None:
+    stack.compose("stop", "worker")
+    # A store, a shopper and an open promo each, too far apart to reach one another's.
+    stack.shell_code(f"""
+from datetime import timedelta
+from django.contrib.auth.models import User
+from django.utils import timezone
+from promotions.models import FlashPromo, Product, ShopperProfile, Store
+from promotions.tasks import send_promo_notification
+
+now = timezone.now()
+for number in range({TASKS}):
+    place = {{"latitude": -50 + number / 2, "longitude": 10}}
+    user = User.objects.create(username=f"queued{{number}}")
+    ShopperProfile.objects.filter(user=user).update(**place)
+    store = Store.objects.create(name=f"Queued {{number}}", **place)
+    product = Product.objects.create(store=store, name="queued", list_price=100)
+    promo = FlashPromo.objects.create(
+        product=product, promo_price=60, quantity=5, status="ACTIVE",
+        starts_at=now, ends_at=now + timedelta(hours=1),
+    )
+    send_promo_notification.delay(promo.pk)
+""")
+    stack.compose("restart", "redis")
+    stack.compose("up", "--detach", "--wait", "worker")
+
+    def delivered() -> bool:
+        count = "Notification.objects.filter(promo__product__name='queued', status='DELIVERED')"
+        printed = stack.shell_code(
+            f"from promotions.models import Notification; print({count}.count())"
+        )
+        return int(printed) == TASKS
+
+    wait_until(delivered, seconds=90, what=f"{TASKS} notifications of the queued tasks")
+    assert stack.states() == dict.fromkeys(SERVICES, "healthy") | {"migrate": "exit 0"}
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_missing_secret_stops_the_start(stack: Stack, name: str) -> None:
+    done = stack.try_compose("up", "--detach", variables={name: ""})
+    assert done.returncode != 0
+    assert f"required variable {name} is missing" in done.stderr
+    assert "scripts/init-env" in done.stderr
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_public_secret_stops_the_start(stack: Stack, name: str) -> None:
+    public = "admin:admin" if name == "FLOWER_BASIC_AUTH" else "changeme"
+    done = stack.try_compose("run", "--rm", "--no-deps", "-T", "migrate", variables={name: public})
+    assert done.returncode != 0
+    assert f"{name} is the public default" in done.stdout + done.stderr
+
+
+def test_secrets_of_any_characters(stack: Stack, failed: Callable[[], bool]) -> None:
+    odd = """p@s:/#s$w %o"r\\d${HOME}"""
+    file = stack.folder / "odd.env"
+    file.write_text(
+        f"DJANGO_SECRET_KEY='{odd}'\nPOSTGRES_PASSWORD='{odd}'\nREDIS_PASSWORD='{odd}'\n"
+        f"FLOWER_BASIC_AUTH='admin:{odd}'\n"
+    )
+    other = Stack(stack.folder, PRODUCTION)
+    (stack.folder / ".env").rename(stack.folder / "generated.env")
+    file.rename(stack.folder / ".env")
+    try:
+        with other.running(failed):
+            other.compose("up", "--detach", "--wait", "web", "flower")
+            assert other.http("/readyz")[0] == 200
+            assert other.execute("redis", "redis-cli", "ping") == "PONG\n"
+            printed = other.execute(
+                "flower", "python", "-c", "import os; print(os.environ['FLOWER_BASIC_AUTH'])"
+            )
+            assert printed == f"admin:{odd}\n"
+    finally:
+        (stack.folder / "generated.env").rename(stack.folder / ".env")
