@@ -78,7 +78,7 @@ def main() -> None:
         sqs=boto3.client("sqs", region_name=region, endpoint_url=endpoint),
         topic_name=topic.rpartition(":")[2],
         queue_name=queue,
-        dead_letter_name=os.environ.get("SQS_DEAD_LETTER_QUEUE_NAME") or f"{queue}-dead",
+        dead_letter_name=os.environ.get("SQS_DEAD_LETTER_QUEUE_NAME") or "promo-notifications-dead",
         attempts=int(os.environ.get("NOTIFICATION_MAX_ATTEMPTS") or 5),
     )
     print(f"topic {arn}, queue {queue}")

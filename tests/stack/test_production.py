@@ -198,7 +198,7 @@ for number in range({TASKS}):
         )
         return int(printed) == TASKS
 
-    wait_until(delivered, seconds=90, what=f"{TASKS} notifications of the queued tasks")
+    wait_until(delivered, seconds=150, what=f"{TASKS} notifications of the queued tasks")
     assert stack.states() == dict.fromkeys(SERVICES, "healthy") | {"migrate": "exit 0"}
 
 

@@ -1,4 +1,4 @@
-"""LocalStack's init hook: makes the topic, the queues and the subscription; repeating it is harmless.
+"""LocalStack's init hook: makes the topic, the queues, the subscription; harmless to repeat.
 
 LocalStack executes this file inside its own process, where only runpy makes a `__main__`.
 """
