@@ -2,12 +2,14 @@
 
 from django.contrib import admin
 from django.urls import include, path, re_path
+from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
 from marketplace.api import unknown_address
 from marketplace.tokens import TokenRefreshView, TokenView
 
 urlpatterns = [
+    path("", RedirectView.as_view(pattern_name="api-root")),
     path("admin/", admin.site.urls),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/schema/swagger/", SpectacularSwaggerView.as_view(), name="swagger"),

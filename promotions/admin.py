@@ -5,8 +5,9 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db.models import QuerySet
+from django.db.models import Field, QuerySet
 from django.http import HttpRequest
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -89,14 +90,6 @@ class ShopperProfileAdmin(PromotionsAdmin):
 
 
 class FlashPromoForm(RuledForm):
-    eligible_segments = forms.MultipleChoiceField(
-        label=_("eligible segments"),
-        help_text=_("Empty means all."),
-        choices=Segment.choices,
-        widget=forms.CheckboxSelectMultiple,
-        required=False,
-    )
-
     def clean_eligible_segments(self) -> list[str]:
         return sorted(self.cleaned_data["eligible_segments"])
 
@@ -107,13 +100,13 @@ class FlashPromoAdmin(PromotionsAdmin):
     list_display = (
         "product",
         "store",
+        "status",
         "promo_price",
         "starts_at",
         "ends_at",
         "quantity",
         "held",
         "completed",
-        "status",
     )
     list_select_related = ("product__store",)
     list_filter = ("status",)
@@ -125,6 +118,19 @@ class FlashPromoAdmin(PromotionsAdmin):
     @admin.display(description=_("store"))
     def store(self, promo: FlashPromo) -> Store:
         return promo.product.store
+
+    def formfield_for_dbfield(
+        self, db_field: "Field[Any, Any]", request: HttpRequest | None, **kwargs: Any
+    ) -> Any:
+        if db_field.name != "eligible_segments":
+            return super().formfield_for_dbfield(db_field, request, **kwargs)
+        return forms.MultipleChoiceField(
+            label=capfirst(db_field.verbose_name),
+            help_text=db_field.help_text,
+            choices=Segment.choices,
+            widget=forms.CheckboxSelectMultiple,
+            required=False,
+        )
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         closed = obj is not None and obj.status not in OPEN_TO_CHANGE
@@ -162,9 +168,9 @@ class NotificationAdmin(ReadOnlyAdmin):
     list_display = (
         "promo",
         "shopper",
+        "status",
         "local_day",
         "channel",
-        "status",
         "attempts",
         "published_at",
         "delivered_at",

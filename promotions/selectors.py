@@ -17,6 +17,7 @@ from django.db.models import (
     Value,
     When,
 )
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Now
 
 from promotions.exceptions import (
@@ -66,14 +67,32 @@ def promos_for_segment(queryset: QuerySet[FlashPromo], segment: str) -> QuerySet
     return queryset.filter(Q(eligible_segments=[]) | Q(eligible_segments__contains=[segment]))
 
 
+# Promos reach a few kilometres, so the stores around a place lead to most of the promos that
+# may be near; those that reach farther are few. Each path has its index, together they have none.
+_MAY_BE_NEAR = """
+    SELECT promo.id FROM promotions_boxes(%s, %s, %s) AS near(box)
+    JOIN promotions_store store ON point(store.longitude, store.latitude) <@ near.box
+    JOIN promotions_product product ON product.store_id = store.id
+    JOIN promotions_flashpromo promo ON promo.product_id = product.id
+    WHERE promo.max_distance_km <= %s
+    UNION ALL
+    SELECT id FROM promotions_flashpromo WHERE max_distance_km > %s
+"""
+USUAL_REACH_KM = 10.0
+
+
 def promos_near(queryset: QuerySet[FlashPromo], latitude: float, longitude: float) -> Any:
     """The promos that a shopper at this place is near enough for, nearest first.
 
     Each has `distance_km`.
     """
+    reach = [USUAL_REACH_KM] * 3
     return (
         queryset.annotate(distance_km=distance_km(Value(latitude), Value(longitude)))
-        .filter(distance_km__lte=F("max_distance_km"))
+        .filter(
+            id__in=RawSQL(_MAY_BE_NEAR, [latitude, longitude, *reach]),  # noqa: S611
+            distance_km__lte=F("max_distance_km"),
+        )
         .order_by("distance_km", "id")
     )
 

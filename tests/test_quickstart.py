@@ -226,6 +226,13 @@ def test_wrong_port_is_refused(fresh: Quickstart):
     assert not fresh.folder.exists()
 
 
+def test_wrong_setting_is_named_and_nothing_goes_on_running(fresh: Quickstart):
+    fresh.folder.mkdir()
+    (fresh.folder / "env").write_text("CELERY_BROKER_URLL=redis://elsewhere\n")
+    assert_one_line(fresh.run(), f"{fresh.folder}/env: CELERY_BROKER_URLL")
+    assert processes.of_folder(fresh.folder) == []
+
+
 @pytest.mark.parametrize("arguments", [["nonsense"], ["--nonsense"], ["stop", "web"], ["logs"]])
 def test_unknown_arguments_end_with_the_usage(fresh: Quickstart, arguments: list[str]):
     result = fresh.run(*arguments)

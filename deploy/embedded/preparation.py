@@ -15,7 +15,7 @@ from pathlib import Path
 
 from deploy.embedded import source
 from deploy.embedded.environment import Environment
-from deploy.embedded.errors import ProgramError
+from deploy.embedded.errors import ProgramError, QuickstartError
 from deploy.embedded.folder import PROJECT, Folder
 from deploy.embedded.screen import Step
 from deploy.embedded.supervisor import Supervisor
@@ -27,8 +27,12 @@ def setup_django(environment: Environment) -> None:
     os.environ.clear()
     os.environ.update(environment.of_programs())
     import django
+    from django.core.exceptions import ImproperlyConfigured
 
-    django.setup()
+    try:
+        django.setup()
+    except ImproperlyConfigured as error:
+        raise QuickstartError(f"{environment.folder.env_file}: {error}") from error
 
 
 @contextmanager

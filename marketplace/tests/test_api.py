@@ -392,6 +392,11 @@ def test_the_browsable_api_signs_in_by_its_page(client, user):
 def test_every_endpoint_has_a_page_for_the_browser(user_client, address):
     response = user_client.get(f"/api/{address}", headers={"accept": "text/html"})
     assert (response.status_code, response["content-type"]) == (200, "text/html; charset=utf-8")
+    assert "invalid name" not in response.text
+
+
+def test_the_site_s_own_address_leads_to_the_api(client):
+    assert client.get("/")["location"] == "/api/"
 
 
 @pytest.mark.django_db

@@ -42,6 +42,7 @@ class StoreFilter(filters.Filter):  # type: ignore[misc]
     def __init__(self, field_name: str) -> None:
         super().__init__(
             field_name,
+            label=_("Store"),
             help_text=_("The number of a store."),
             min_value=1,
             error_messages=dict.fromkeys(
@@ -60,12 +61,14 @@ class PromoFilter(filters.FilterSet):  # type: ignore[misc]
     )(
         filters.ChoiceFilter(
             method="by_active",
+            label=_("Active"),
             choices=[("true", "true"), ("false", "false")],
             error_messages=choice_error(["true", "false"]),
         )
     )
     segment = filters.ChoiceFilter(
         method="by_segment",
+        label=_("Segment"),
         choices=Segment.choices,
         error_messages=choice_error(Segment.values),
         help_text=_("Open to shoppers of this segment."),
@@ -77,7 +80,7 @@ class PromoFilter(filters.FilterSet):  # type: ignore[misc]
             "description": "latitude,longitude in degrees: the promos whose store is near enough "
             "to this place, by each promo's own greatest distance, nearest first.",
         }
-    )(PlaceFilter(method="by_place"))
+    )(PlaceFilter(method="by_place", label=_("Near (latitude,longitude)")))
     store = StoreFilter("product__store")
 
     class Meta:

@@ -215,6 +215,15 @@ def test_promos_are_cancelled_together(admin_client, make_promo):
     assert list(statuses) == ["CANCELLED", "CANCELLED", "EXPIRED"]
 
 
+def test_the_segments_are_ticked(admin_client, make_promo):
+    promo = make_promo(eligible_segments=["regular"])
+    shown = admin_client.get(page(FlashPromo, "change", promo.pk)).text
+    assert shown.count('type="checkbox" name="eligible_segments"') == 3
+    assert change(admin_client, promo, eligible_segments=["regular", "frequent"]) is None
+    promo.refresh_from_db()
+    assert promo.eligible_segments == ["frequent", "regular"]
+
+
 # --- Notifications -------------------------------------------------------------------------------
 @pytest.mark.usefixtures("rows")
 def test_failed_notifications_are_published_again(admin_client):

@@ -116,6 +116,26 @@ def test_near_means_within_the_promo_s_own_distance(client, make_promo, make_sto
     assert ids(client, near="19.4326,-99.1332") == [near.pk, far_reaching.pk]
 
 
+@pytest.mark.parametrize(
+    ("store", "place", "km"),
+    [
+        ((0, 179.99), "0,-179.99", 2.224),
+        ((89.99, 0), "89.99,180", 2.224),
+        ((-90, 0), "-89.98,77", 2.224),
+        ((19.4326, -99.1332), "19.6124,-99.1332", 19.993),
+        ((0, 179.9), "0,-179.9", 22.239),
+        ((10, 10), "-10,-170", 20_015.115),
+    ],
+)
+def test_near_holds_across_the_antimeridian_the_poles_and_the_globe(
+    client, make_promo, make_store, store, place, km
+):
+    store = make_store(name="There", latitude=store[0], longitude=store[1])
+    make_promo(store=store, max_distance_km=km - 0.01)
+    reached = make_promo(store=store, max_distance_km=km + 0.01)
+    assert ids(client, near=place) == [reached.pk]
+
+
 def test_near_gives_the_distance(client, make_promo):
     make_promo()
     [promo] = client.get(PROMOS, {"near": "19.4416,-99.1332"}).json()["results"]

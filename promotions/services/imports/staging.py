@@ -16,6 +16,15 @@ from promotions.services.imports.reading import numbered_rows
 
 BATCH = 2000
 
+# The planner takes a match on several columns for far rarer than it is: it would go through a
+# table once for each row, or join by a start time that all promos share. So: joins in the order
+# written, each by a hash of all its columns.
+_PLAN = """
+    SET LOCAL join_collapse_limit = 1;
+    SET LOCAL enable_nestloop = off;
+    SET LOCAL enable_mergejoin = off;
+"""
+
 #: Called after each batch; the file's position tells how far the import is.
 Progress = Callable[[], object]
 
@@ -70,9 +79,7 @@ class Staging:
             )
             if cursor.fetchone() != (True,):
                 raise ImportRefused("Another import is running: try again when it has ended.")
-            # The planner takes a match on several columns for rarer than it is, and would go
-            # through the tables once for each row.
-            cursor.execute("SET LOCAL enable_nestloop = off")
+            cursor.execute(_PLAN)
             # One transaction may import twice: the demonstration does, and a test.
             cursor.execute(f"DROP TABLE IF EXISTS pg_temp.{table}")
             cursor.execute(f"CREATE TEMP TABLE {table} (line bigint, {types}) ON COMMIT DROP")
