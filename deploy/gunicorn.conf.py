@@ -13,6 +13,8 @@ bind = env.text("WEB_BIND", "127.0.0.1:8000")
 workers = env.integer("WEB_WORKERS", 2, minimum=1)
 worker_class = "asgi"
 asgi_lifespan = "off"
+# A control socket in the home folder is nothing that anybody here uses.
+control_socket_disable = True
 reload = env.boolean("WEB_RELOAD", False)
 # Heartbeats on memory, not on a disk that may stall.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108

@@ -120,7 +120,7 @@ class FlashPromoAdmin(PromotionsAdmin):
         return promo.product.store
 
     def formfield_for_dbfield(
-        self, db_field: "Field[Any, Any]", request: HttpRequest | None, **kwargs: Any
+        self, db_field: "Field[Any, Any]", request: HttpRequest, **kwargs: Any
     ) -> Any:
         if db_field.name != "eligible_segments":
             return super().formfield_for_dbfield(db_field, request, **kwargs)

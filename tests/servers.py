@@ -6,11 +6,12 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
-from deploy.embedded.servers import Aws, Postgres, Redis, free_port, listens
+from deploy.embedded.servers import Aws, Postgres, Redis, Server, free_port, listens
 
 # Speed over durability: a test run's data dies with it.
 _POSTGRES_OPTIONS = {
@@ -23,7 +24,7 @@ _POSTGRES_OPTIONS = {
 
 def start() -> None:
     """Start the servers and tell the settings of them through the environment."""
-    folder = Path(tempfile.mkdtemp(prefix="flash-promos-test-"))
+    folder = Path(tempfile.mkdtemp(prefix="test-servers-"))
     password = secrets.token_urlsafe(12)
     postgres = Postgres(
         data=folder / "postgres",
@@ -40,18 +41,7 @@ def start() -> None:
         options={"appendonly": "no", "databases": "64"},
     )
     aws = Aws(port=free_port())
-    processes = []
-    for server in (aws, redis, postgres):
-        server.prepare()
-        with (folder / f"{type(server).__name__}.log").open("wb") as log:
-            processes.append(
-                (
-                    server,
-                    subprocess.Popen(
-                        server.command(), stdout=log, stderr=log, start_new_session=True
-                    ),
-                )
-            )
+    processes: list[tuple[Server, subprocess.Popen[bytes]]] = []
 
     def stop() -> None:
         for _, process in processes:
@@ -61,6 +51,15 @@ def start() -> None:
         shutil.rmtree(folder)
 
     atexit.register(stop)
+    # pytest ends at TERM without atexit, which would leave the servers behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    for server in (aws, redis, postgres):
+        server.prepare()
+        with (folder / f"{type(server).__name__}.log").open("wb") as log:
+            process = subprocess.Popen(
+                server.command(), stdout=log, stderr=log, start_new_session=True
+            )
+        processes.append((server, process))
     deadline = time.monotonic() + 60
     for server, process in processes:
         while not listens(server.port):

@@ -37,7 +37,6 @@ class Quickstart:
     folder: Path
     ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in PORTS})
     first: subprocess.CompletedProcess[str] | None = None
-    first_seconds: float = 0
 
     def run(
         self, *arguments: str, text: str = "", **variables: str
@@ -71,10 +70,8 @@ class Quickstart:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]:
     quickstart = Quickstart(tmp_path_factory.mktemp("quickstart") / "embedded")
-    started = time.monotonic()
     try:
         quickstart.first = quickstart.run(**STRAY)
-        quickstart.first_seconds = time.monotonic() - started
         assert quickstart.first.returncode == 0, quickstart.first.stderr
         yield quickstart
     finally:
@@ -100,7 +97,7 @@ def test_first_run_shows_a_promo_opened_told_and_reserved(running: Quickstart):
     output = running.first.stdout
     assert re.search(r"Promo opened +.+: \d+\.\d\d instead of \d+\.\d\d", output)
     assert re.search(r"Shoppers told +([1-9]\d*), delivered \1\n", output)
-    assert re.search(r"demo-shopper holds the price until \d\d:\d\d:\d\d", output)
+    assert re.search(r"demo-shopper holds .+ at .+ for \d+\.\d\d until \d\d:\d\d:\d\d", output)
     for address in ("/", "/api/schema/swagger/", "/admin/"):
         assert re.search(rf":{running.ports['HOST_PORT_WEB']}{address}\s", output)
     assert f"user admin, password {running.values['ADMIN_PASSWORD']}" in output
@@ -135,15 +132,12 @@ def test_secrets_are_for_their_owner_alone(running: Quickstart):
         assert not any(running.values[name].encode() in command for command in commands)
 
 
-def test_second_run_is_quick_and_keeps_everything(running: Quickstart):
+def test_second_run_keeps_everything(running: Quickstart):
     before, reservations = running.values, running.reservations()
-    started = time.monotonic()
     # Other passwords in the shell change nothing: the file wins.
     result = running.run(ADMIN_PASSWORD="other", **STRAY)
-    seconds = time.monotonic() - started
     assert result.returncode == 0, result.stderr
-    assert seconds < running.first_seconds / 2
-    assert "demo-shopper holds the price" in result.stdout
+    assert "demo-shopper holds" in result.stdout
     assert before["ADMIN_PASSWORD"] in result.stdout
     assert running.values == before
     assert running.reservations() >= reservations

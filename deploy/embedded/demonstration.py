@@ -120,14 +120,20 @@ def reserve(api: Api, promo: Promo, password: str) -> str:
     for pk in [promo.pk, *_others(api, promo.pk)]:
         status, answer = api.call("POST", f"/api/promos/{pk}/reserve/")
         if status == 201:
-            return f"{SHOPPER} holds the price until {_clock(answer['reserved_until'])}"
+            return f"{_offer(api, pk)} until {_clock(answer['reserved_until'])}"
         if "already_holding" in str(answer):
-            return f"{SHOPPER} holds the price from an earlier run{_until(api, pk)}"
+            return f"{_offer(api, pk)}{_until(api, pk)}, since an earlier run"
         if status not in (400, 403, 409):
             break
     if status == 409:
         return f"sold out, so there was nothing left for {SHOPPER} to reserve"
     raise ProgramError("web", f"the reservation through the API failed: status {status}, {answer}")
+
+
+def _offer(api: Api, pk: int) -> str:
+    _, promo = api.call("GET", f"/api/promos/{pk}/")
+    price, name, store = promo["promo_price"], promo["product_name"], promo["store_name"]
+    return f"{SHOPPER} holds {name} at {store} for {price}"
 
 
 def _others(api: Api, pk: int) -> list[int]:
@@ -140,7 +146,7 @@ def _until(api: Api, pk: int) -> str:
     _, answer = api.call("GET", "/api/reservations/")
     rows: list[dict[str, Any]] = answer.get("results", []) if isinstance(answer, dict) else []
     held = [row for row in rows if row.get("status") == "HELD" and pk in row.values()]
-    return f", until {_clock(held[0]['reserved_until'])}" if held else ""
+    return f" until {_clock(held[0]['reserved_until'])}" if held else ""
 
 
 def _clock(text: str) -> str:

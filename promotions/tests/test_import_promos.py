@@ -446,6 +446,14 @@ def test_a_locked_row_ends_in_one_line_and_changes_nothing(run):
     assert versions() == before
 
 
+def test_many_promos_of_one_window_are_not_compared_each_with_each(run):
+    rows = [row(store=f"Store {n % 100}", product=f"Product {n // 100}") for n in range(8_000)]
+    run(*rows)
+    with connection.cursor() as cursor:
+        cursor.execute("SET LOCAL statement_timeout = '10s'")
+    assert run(*rows).out[2] == "promos: 0 created, 0 updated, 8000 unchanged"
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
