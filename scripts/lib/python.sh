@@ -1,5 +1,9 @@
 # Finding a Python and keeping the virtual environment in step with requirements/*.txt.
 # shellcheck shell=bash
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/messages.sh"
+# shellcheck source-path=SCRIPTDIR
+source "$(dirname "${BASH_SOURCE[0]}")/disk.sh"
 
 PROJECT_ROOT=$(CDPATH='' cd -- "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 VENV=${VENV:-$PROJECT_ROOT/.venv}
