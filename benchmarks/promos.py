@@ -53,6 +53,12 @@ def _options() -> argparse.Namespace:
         help="measure d against this running server, such as LocalStack, instead of moto",
     )
     parser.add_argument(
+        "--messages",
+        type=_positive(int),
+        default=500,
+        help="how many d sends at scale 1; moto slows down with each it holds; default: 500",
+    )
+    parser.add_argument(
         "--folder",
         type=Path,
         default=Path("/var/tmp"),  # noqa: S108 - on disk, where /tmp is often in memory

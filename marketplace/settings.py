@@ -177,6 +177,9 @@ NOTIFICATION_MAX_ATTEMPTS = env.integer("NOTIFICATION_MAX_ATTEMPTS", 5, minimum=
 NOTIFICATION_RETRY_SECONDS = env.integer("NOTIFICATION_RETRY_SECONDS", 30)
 NOTIFICATION_REPUBLISH_SECONDS = env.integer("NOTIFICATION_REPUBLISH_SECONDS", 300, minimum=1)
 
+# The password of the user demo-shopper, whom `manage.py seed_demo` makes.
+DEMO_PASSWORD = env.text("DEMO_PASSWORD")
+
 # --- E-mail --------------------------------------------------------------------------------------
 EMAIL_HOST = env.text("EMAIL_HOST")
 EMAIL_BACKEND = (

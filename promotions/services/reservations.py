@@ -5,6 +5,7 @@ reservations, and a check constraint refuses the unit too many. A hold whose tim
 as free at once: whoever finds the promo full first releases those.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 
 from django.conf import settings
@@ -12,28 +13,13 @@ from django.db import IntegrityError, connection, transaction
 
 from promotions import selectors
 from promotions.exceptions import AlreadyHolding, ReservationClosed, SoldOut
-from promotions.models import Reservation, ReservationStatus
+from promotions.models import FlashPromo, Reservation, ReservationStatus
 
 BATCH = 5000
 
-# One statement: it checks, counts and holds. No row means no, for a reason found out afterwards.
-_HOLD = """
-    INSERT INTO promotions_reservation (promo_id, shopper_id, status, reserved_until)
-    SELECT promo.id, shopper.user_id, 'HELD', now() + %s * interval '1 second'
-    FROM promotions_flashpromo promo
-    JOIN promotions_product product ON product.id = promo.product_id
-    JOIN promotions_store store ON store.id = product.store_id
-    JOIN promotions_shopperprofile shopper ON shopper.user_id = %s
-    WHERE promo.id = %s
-      AND promo.status = 'ACTIVE' AND promo.starts_at <= now() AND promo.ends_at > now()
-      AND promo.held + promo.completed < promo.quantity
-      AND (promo.eligible_segments = '{}' OR shopper.segment = ANY(promo.eligible_segments))
-      AND promotions_distance_km(
-            store.latitude, store.longitude, shopper.latitude, shopper.longitude)
-          <= promo.max_distance_km
-    ON CONFLICT (promo_id, shopper_id) WHERE status = 'HELD' DO NOTHING
-    RETURNING id, reserved_until, created_at
-"""
+# One statement, planned once a connection: it checks, counts and holds. No row means no, for a
+# reason found out afterwards.
+_HOLD = "SELECT * FROM promotions_hold(%s, %s, %s)"
 
 _RELEASE = """
     UPDATE promotions_reservation SET status = 'EXPIRED'
@@ -51,6 +37,8 @@ def reservation_create(*, promo_id: int, shopper_id: int) -> Reservation:
     Raises PromoNotActive, NotEligible, TooFar, SoldOut or AlreadyHolding, and
     `FlashPromo.DoesNotExist`.
     """
+    if not 0 < promo_id < 2**63:  # no key that the database could have
+        raise FlashPromo.DoesNotExist
     held = _hold(promo_id, shopper_id)
     if held is None and reservations_release(promo_id=promo_id):
         held = _hold(promo_id, shopper_id)
@@ -68,14 +56,19 @@ def reservation_create(*, promo_id: int, shopper_id: int) -> Reservation:
 
 def _hold(promo_id: int, shopper_id: int) -> tuple[int, datetime, datetime] | None:
     try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute(_HOLD, [settings.RESERVATION_HOLD_SECONDS, shopper_id, promo_id])
+        with _undone_if_refused(), connection.cursor() as cursor:
+            cursor.execute(_HOLD, [promo_id, shopper_id, settings.RESERVATION_HOLD_SECONDS])
             row: tuple[int, datetime, datetime] | None = cursor.fetchone()
             return row
     except IntegrityError as error:
         if _violated(error) == "promo_units_within_quantity":  # another took the last unit
             return None
         raise
+
+
+def _undone_if_refused() -> AbstractContextManager[None]:
+    """A savepoint inside a caller's transaction; alone, a statement is a transaction already."""
+    return transaction.atomic() if connection.in_atomic_block else nullcontext()
 
 
 def _violated(error: IntegrityError) -> str | None:

@@ -241,7 +241,7 @@ def test_cleanup_waits_for_an_open_hold(make_past_promo, make_shopper):
 
 
 def test_cleanup_goes_on_over_many_batches(make_past_promo, monkeypatch):
-    monkeypatch.setattr(promos, "BATCH", 2)
+    monkeypatch.setattr(promos, "CLEANUP_BATCH", 2)
     for _ in range(5):
         make_past_promo()
     assert promos.promos_cleanup() == {"removed": 5, "archived": 0}

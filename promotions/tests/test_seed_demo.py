@@ -89,14 +89,14 @@ def test_some_shoppers_are_too_far_and_some_in_the_wrong_segment():
     assert 0 < told.count() < ShopperProfile.objects.filter(segment="new").count()
 
 
-def test_the_variable_sets_the_demo_shoppers_password(monkeypatch):
-    monkeypatch.setenv("DEMO_PASSWORD", "a password of ours")
+def test_the_variable_sets_the_demo_shoppers_password(settings):
+    settings.DEMO_PASSWORD = "a password of ours"
     assert seed()[-1] == f"{SHOPPER} can log in"
     assert User.objects.get(username=SHOPPER).check_password("a password of ours")
 
 
-def test_without_the_variable_the_demo_shopper_keeps_the_password(monkeypatch):
-    monkeypatch.delenv("DEMO_PASSWORD", raising=False)
+def test_without_the_variable_the_demo_shopper_keeps_the_password(settings):
+    settings.DEMO_PASSWORD = ""
     assert seed()[-1] == f"{SHOPPER} has no password: set DEMO_PASSWORD and run this again"
     user = User.objects.get(username=SHOPPER)
     user.set_password("chosen")

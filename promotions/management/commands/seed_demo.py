@@ -3,9 +3,9 @@
 from datetime import timedelta
 from typing import Any
 
+from django.conf import settings
 from django.utils import timezone
 
-from marketplace.env import Env
 from promotions.management.commands._imports import ReportingCommand
 from promotions.services.demo import demo_seed
 
@@ -18,7 +18,7 @@ class Command(ReportingCommand):
 
     def handle(self, **options: Any) -> None:
         with self.errors():
-            demo = demo_seed(now=timezone.now(), password=Env().text("DEMO_PASSWORD"))
+            demo = demo_seed(now=timezone.now(), password=settings.DEMO_PASSWORD)
         self.summarise(demo.catalogue)
         self.summarise(demo.shoppers)
         now, soon = (f"{demo.hour + timedelta(hours=hours):%H:%M}" for hours in (0, 1))
