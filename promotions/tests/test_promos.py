@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -155,6 +155,30 @@ def test_a_promo_is_announced_on_demand_only_while_open(make_promo, make_shopper
     promo = make_promo()
     assert promos.promo_notify(promo.pk) == 1
     assert promos.promo_notify(promo.pk) == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_promos_too_slow_to_announce_at_once_open_in_smaller_batches(make_promo, monkeypatch):
+    monkeypatch.setattr(promos, "BATCH", 20)
+    monkeypatch.setattr(promos, "OPEN_SECONDS", 1.0)
+    for _ in range(25):
+        make_promo(status=SCHEDULED)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE FUNCTION crowd() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN PERFORM pg_sleep(0.1); RETURN NEW; END $$;"
+            "CREATE TRIGGER crowd BEFORE UPDATE OF status ON promotions_flashpromo "
+            "FOR EACH ROW EXECUTE FUNCTION crowd()"
+        )
+    try:
+        assert promos.promos_open() == (25, 0)
+        monkeypatch.setattr(promos, "OPEN_SECONDS", 0.05)
+        make_promo(status=SCHEDULED)
+        with pytest.raises(OperationalError, match="statement timeout"):
+            promos.promos_open()
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP FUNCTION crowd CASCADE")
 
 
 @pytest.mark.django_db(transaction=True)
