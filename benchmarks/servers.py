@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psycopg2  # type: ignore[import-untyped]
+import psycopg2
 
 from benchmarks.rounds import progress
 from deploy.embedded.servers import Aws, Postgres, Redis, Server, free_port, listens
