@@ -62,8 +62,9 @@ def wait_for_delivery(supervisor: Supervisor, step: Step) -> Promo:
     delivered = Notification.objects.filter(status=status.DELIVERED)
     deadline = time.monotonic() + DELIVERY_SECONDS
     while True:
-        promo, waiting, done = best_promo(), outstanding.count(), delivered.count()
-        if promo and done and not waiting and not due.exists():
+        opening, waiting, done = due.exists(), outstanding.count(), delivered.count()
+        promo = best_promo()  # last, so that it shows no less than what the counts saw
+        if promo and promo.delivered == promo.told and done and not waiting and not opening:
             return promo
         supervisor.check()
         if time.monotonic() > deadline:
