@@ -141,7 +141,7 @@ DATABASES = {
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
             "connect_timeout": 5,
-            # The planner overrates our searches, so that compiling them would cost more than it saves.
+            # The planner overrates our searches: compiling them would cost more than it saves.
             "options": f"-c lock_timeout={LOCK_TIMEOUT} -c jit=off",
         },
     }
