@@ -16,7 +16,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, failed: Callable[[], bool]) 
     stack = Stack(copy_project(tmp_path_factory.mktemp("development")))
     assert not (stack.folder / ".env").exists()
     # What only its owner may read, such as the caches that the embedded way leaves, stops nothing.
-    (stack.folder / "deploy" / "__pycache__").mkdir(mode=0o700, exist_ok=True)
+    (stack.folder / "deploy" / "private").mkdir(mode=0o700)
     with stack.running(failed):
         stack.compose("up", "--detach", "--build", "--wait")
         yield stack
