@@ -69,10 +69,10 @@ def _degrees(field: str, limit: int, name: str) -> models.CheckConstraint:
     )
 
 
-def _point_index(name: str) -> GistIndex:
+def _point_index(name: str, condition: Q | None = None) -> GistIndex:
     """The spatial index: core PostgreSQL's GiST on points, searched with `promotions_boxes`."""
     point = Func(F("longitude"), F("latitude"), function="point", output_field=models.Field())
-    return GistIndex(point, name=name)
+    return GistIndex(point, name=name, condition=condition)
 
 
 class Store(models.Model):
@@ -199,7 +199,8 @@ class ShopperProfile(models.Model):
                 violation_error_message=_("Give both latitude and longitude, or neither."),
             ),
         ]
-        indexes = [_point_index("shopper_point")]
+        # Only a fan-out searches shoppers by place, and it passes over those who want no news.
+        indexes = [_point_index("shopper_point", Q(notifications_enabled=True))]
 
     def __str__(self) -> str:
         return str(self.user)

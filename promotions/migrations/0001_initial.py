@@ -273,6 +273,7 @@ class Migration(migrations.Migration):
                             function="point",
                             output_field=models.Field(),
                         ),
+                        condition=models.Q(("notifications_enabled", True)),
                         name="shopper_point",
                     )
                 ],
