@@ -82,6 +82,9 @@ _NOTIFY_ONE = f"""
     {_NOTIFY}
 """
 
+# For the shoppers of a fan-out, who are sorted before they are written.
+_SORT_IN_MEMORY = "SET LOCAL work_mem = '64MB'"
+
 _PAST = """
     SELECT id, completed > 0 FROM promotions_flashpromo
     WHERE status = 'EXPIRED' AND ends_at <= now() - %s * interval '1 day' AND held = 0
@@ -125,13 +128,15 @@ def promos_open() -> tuple[int, int]:
 def _open(batch: int) -> tuple[int, int, int]:
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{OPEN_SECONDS}s"])
+        cursor.execute(_SORT_IN_MEMORY)
         cursor.execute(_OPEN, [batch])
         return cast("tuple[int, int, int]", cursor.fetchone())
 
 
 def promo_notify(promo_id: int) -> int:
     """Write a notification for each eligible shopper of an open promo; return how many are new."""
-    with connection.cursor() as cursor:
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute(_SORT_IN_MEMORY)
         cursor.execute(_NOTIFY_ONE, [promo_id])
         return int(cursor.rowcount)
 
