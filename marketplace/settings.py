@@ -62,6 +62,7 @@ INSTALLED_APPS = [
     "django_filters",
     "drf_spectacular",
     "drf_spectacular_sidecar",
+    "task_manager",
     "promotions",
 ]
 
@@ -180,6 +181,15 @@ NOTIFICATION_REPUBLISH_SECONDS = env.integer("NOTIFICATION_REPUBLISH_SECONDS", 3
 
 # The password of the user demo-shopper, whom `manage.py seed_demo` makes.
 DEMO_PASSWORD = env.text("DEMO_PASSWORD")
+
+# --- Task manager --------------------------------------------------------------------------------
+TASK_RETENTION_DAYS = env.integer("TASK_RETENTION_DAYS", 90, minimum=1)
+TASK_CANCEL_GRACE_SECONDS = env.integer("TASK_CANCEL_GRACE_SECONDS", 10)
+TASK_TRACKING_STREAM_LENGTH = env.integer("TASK_TRACKING_STREAM_LENGTH", 100_000, minimum=1000)
+TASK_SECRET_NAMES = env.words(
+    "TASK_SECRET_NAMES",
+    ["password", "passwd", "secret", "token", "api_key", "apikey", "authorization", "credential"],
+)
 
 # --- E-mail --------------------------------------------------------------------------------------
 EMAIL_HOST = env.text("EMAIL_HOST")

@@ -1,0 +1,15 @@
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class TaskManagerConfig(AppConfig):
+    name = "task_manager"
+    verbose_name = _("Task manager")
+
+    def ready(self) -> None:
+        from celery import current_app
+
+        from task_manager import receivers  # noqa: F401
+        from task_manager.bootsteps import Tracking
+
+        current_app.steps["worker"].add(Tracking)

@@ -1,0 +1,123 @@
+"""What a worker does for the history beside its tasks, in one thread of its main process.
+
+It says which tasks are running, and brings what stands in the stream to PostgreSQL: a few
+times a second, in one statement, while the pool's children only write to Redis.
+"""
+
+import logging
+import threading
+import time
+from typing import Any
+
+import redis
+from celery import Task, bootsteps, signals
+from django.db import DEFAULT_DB_ALIAS, Error, connections
+
+from task_manager import observer
+from task_manager.clients.stream import READ, Entry, Reader, writer
+from task_manager.services import executions
+
+logger = logging.getLogger(__name__)
+
+#: Seconds between two statements under load, and between two looks at the running tasks.
+PERIOD = 0.25
+#: Seconds between two looks at what was cancelled; well below `cancellations.LEASE`.
+SYNC = 0.5
+#: Seconds between two rounds of claiming and tidying.
+HOUSEKEEPING = 5.0
+#: Seconds without another try after Redis or PostgreSQL failed.
+PAUSE = 1.0
+
+
+class Recorder(threading.Thread):
+    """Reads the stream and writes the history, until it is stopped."""
+
+    def __init__(self, worker_name: str) -> None:
+        super().__init__(name="task-history", daemon=True)
+        self.reader = Reader(worker_name)
+        self.stopping = threading.Event()
+        self.unsent: list[bytes] = []
+        self.held: list[Entry] = []
+        self.failing = ""
+        self._sync_at = self._housekeeping_at = 0.0
+
+    def run(self) -> None:
+        # Held here too: in a forked child the thread's own storage goes away, and with its last
+        # reference the connection would be closed under the parent.
+        self.connection = connections[DEFAULT_DB_ALIAS]
+        self._attempt(self._resume)
+        while not self.stopping.is_set():
+            began = time.monotonic()
+            done = self._attempt(self._round)
+            pause = PERIOD - (time.monotonic() - began) if done else PAUSE
+            self.stopping.wait(max(0.0, pause))
+        self._attempt(self._round)
+        self.reader.close()
+        self.connection.close()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.join(5)
+
+    def _attempt(self, work: Any) -> bool:
+        try:
+            work()
+        except (redis.RedisError, OSError, Error) as error:
+            if self.failing != (text := f"{type(error).__name__}: {error}".strip()):
+                logger.warning("The task history waits: %s", text)
+            self.failing = text
+            self.connection.close()
+            return False
+        if self.failing:
+            logger.warning("The task history goes on")
+            self.failing = ""
+        return True
+
+    def _resume(self) -> None:
+        self.held = self.reader.own()
+
+    def _round(self) -> None:
+        now = time.monotonic()
+        if now >= self._sync_at:
+            self._sync_at = now + SYNC
+            observer.cancelled.sync(self.reader.consumer)
+        self.unsent += observer.drain()
+        writer().send(self.unsent)
+        self.unsent = []
+        if now >= self._housekeeping_at:
+            self._housekeeping_at = now + HOUSEKEEPING
+            self.held += self.reader.claim()
+            self.reader.tidy()
+        while batch := self.held or self.reader.new(block_ms=int(PERIOD * 1000)):
+            self.held = batch
+            executions.executions_record(entry for _, entry in batch)
+            self.reader.acknowledge(batch)
+            self.held = []
+            if len(batch) < READ:
+                break
+
+
+class Tracking(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts with the worker and stops after its pool, whose last words are written too."""
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        self.recorder: Recorder | None = None
+        for task in worker.app.tasks.values():
+            if task.Request == Task.Request:
+                task.Request = "task_manager.observer:Request"
+        super().__init__(worker, **kwargs)
+
+    def start(self, worker: Any) -> None:
+        observer.connect()
+        # Once the pool's children are forked.
+        signals.worker_ready.connect(self._ready, weak=False)
+
+    def _ready(self, sender: Any, **_: Any) -> None:
+        self.recorder = Recorder(sender.hostname)
+        self.recorder.start()
+
+    def stop(self, worker: Any) -> None:
+        if self.recorder:
+            self.recorder.stop()
+
+    terminate = stop

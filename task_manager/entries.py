@@ -1,0 +1,298 @@
+"""What the stream carries: one transition of one task, as JSON, whole in itself.
+
+Each entry holds all that its writer knows of the task, so that the history is right even when
+an earlier entry was lost. Fields: `id`, `status`, `position`, `at` (epoch seconds), and whatever
+of `name`, `celery_name`, `module`, `description`, `user_id`, `parameters`, `queue`, `worker`,
+`retries`, `created_at`, `started_at`, `finished_at`, `duration`, `progress`, `message`,
+`result`, `error`, `traceback`, `manual`, `letter` applies.
+"""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+from celery import current_app
+from django.conf import settings
+from django.core.serializers.json import DjangoJSONEncoder
+
+from task_manager.models import TaskStatus
+
+# --- Order ---------------------------------------------------------------------------------------
+_ATTEMPT = {TaskStatus.PENDING: 0, TaskStatus.STARTED: 1, TaskStatus.RETRY: 2}
+_END = 2**40
+_FINAL = {TaskStatus.FAILURE: _END + 2, TaskStatus.REVOKED: _END + 2, TaskStatus.SUCCESS: _END + 3}
+
+
+def position(status: str, retries: int = 0, *, presumed: bool = False) -> int:
+    """How far a task has come; a row takes an entry of a higher position only.
+
+    An end outweighs every attempt, and a success every other end, as in Celery's own result
+    backends. What was presumed (a lost task, an end given by hand) gives way to what a worker
+    says.
+    """
+    if status in _ATTEMPT:
+        return 3 * retries + _ATTEMPT[TaskStatus(status)]
+    return _END + 1 if presumed else _FINAL[TaskStatus(status)]
+
+
+# --- Values --------------------------------------------------------------------------------------
+MASK = "********"
+#: Values of one task's parameters or result that are kept, and characters of each text.
+MAX_VALUES = 500
+MAX_TEXT = 2000
+MAX_TRACEBACK = 20_000
+MAX_DEPTH = 8
+
+
+@cache
+def _secret_name() -> "re.Pattern[str]":
+    return re.compile("|".join(map(re.escape, settings.TASK_SECRET_NAMES)), re.IGNORECASE)
+
+
+def is_secret(name: str) -> bool:
+    return bool(settings.TASK_SECRET_NAMES) and bool(_secret_name().search(name))
+
+
+class _Bounded:
+    """Copies a value, masked by key names, until `MAX_VALUES` values are spent."""
+
+    def __init__(self) -> None:
+        self.left = MAX_VALUES
+
+    def copy(self, value: Any, depth: int = 0) -> Any:
+        self.left -= 1
+        match value:
+            case None | bool() | int() | float():
+                return value
+            case str():
+                return shortened(value, MAX_TEXT)
+            case dict() | list() | tuple() if depth >= MAX_DEPTH:
+                return "…"
+            case dict():
+                return self._dict(value, depth + 1)
+            case list() | tuple() | set() | frozenset():
+                return self._list(value, depth + 1)
+        return _plain(value)
+
+    def _dict(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
+        copied: dict[str, Any] = {}
+        for key, item in value.items():
+            if self.left <= 0:
+                copied["…"] = f"{len(value) - len(copied)} more"
+                break
+            name = shortened(str(key), 200)
+            copied[name] = MASK if is_secret(name) else self.copy(item, depth)
+        return copied
+
+    def _list(self, value: Any, depth: int) -> list[Any]:
+        copied: list[Any] = []
+        for item in value:
+            if self.left <= 0:
+                copied.append(f"… {len(value) - len(copied)} more")
+                break
+            copied.append(self.copy(item, depth))
+        return copied
+
+
+def bounded(value: Any) -> Any:
+    """A copy fit for the history: as JSON, no longer than it may be, secrets masked."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return _Bounded().copy(value)
+
+
+def shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
+
+
+_encoder = DjangoJSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    """Dates, decimals and their like as text, anything else as its representation."""
+    try:
+        return shortened(str(_encoder.default(value)), MAX_TEXT)
+    except Exception:  # of somebody's own type
+        return shortened(_representation(value), MAX_TEXT)
+
+
+def _representation(value: Any) -> str:
+    try:
+        return repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+# --- Tasks ---------------------------------------------------------------------------------------
+#: Set on a task's function by `track_task`: (name, module, description).
+TRACKED = "__task_manager__"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a task's entries say of the task itself."""
+
+    name: str
+    celery_name: str
+    module: str
+    description: str
+    parameters: tuple[str, ...]
+
+    @cached_property
+    def json(self) -> str:
+        """The description as members of a JSON object that has others before them."""
+        fields = {"name": self.name, "module": self.module, "description": self.description}
+        return f",{_encoder.encode(fields)[1:-1]}"
+
+    def bind(self, args: Any, kwargs: Any) -> dict[str, Any]:
+        """The parameters by name; what the function does not name stands under `args`."""
+        if not args:
+            return dict(kwargs or {})
+        names = self.parameters
+        bound = dict(zip(names, args, strict=False))
+        if len(args) > len(names):
+            bound["args"] = list(args[len(names) :])
+        return {**bound, **(kwargs or {})}
+
+
+_descriptions: dict[str, Description] = {}
+
+
+def describe(celery_name: str) -> Description:
+    """By the task's registration in this process, or its name alone when it has none."""
+    known = _descriptions.get(celery_name)
+    if known:
+        return known
+    task: Any = current_app.tasks.get(celery_name)
+    function = getattr(task, "run", None)
+    name, module, description = (
+        getattr(task, TRACKED, None)
+        or getattr(function, TRACKED, None)
+        or (celery_name, celery_name.partition(".")[0], _summary(function))
+    )
+    described = Description(name, celery_name, module, description, _positional(function))
+    if task is not None:
+        _descriptions[celery_name] = described
+    return described
+
+
+def _summary(function: Callable[..., Any] | None) -> str:
+    return (inspect.getdoc(function) or "").partition("\n")[0] if function else ""
+
+
+def _positional(function: Callable[..., Any] | None) -> tuple[str, ...]:
+    if function is None:
+        return ()
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return tuple(
+        name
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind in kinds
+    )
+
+
+# --- Entries -------------------------------------------------------------------------------------
+#: Message headers of ours: when the task was published, and for whom.
+PUBLISHED_AT = "published_at"
+USER_ID = "tracked_user_id"
+
+#: By task id, what `start_task_tracking` was told of the tasks that run in this process.
+details: dict[str, dict[str, Any]] = {}
+
+
+def of_message(message: dict[str, Any], args: Any, kwargs: Any) -> dict[str, Any]:
+    """What a message says of its task; `message` holds its headers."""
+    parameters = describe(message["task"]).bind(args, kwargs) if args or kwargs else {}
+    delivery = message.get("delivery_info") or {}
+    entry = {
+        "id": message["id"],
+        "celery_name": message["task"],
+        "retries": message.get("retries") or 0,
+        "created_at": message.get(PUBLISHED_AT),
+    }
+    if parameters:
+        entry["parameters"] = bounded(parameters)
+    if user_id := _user_id(parameters, message):
+        entry["user_id"] = user_id
+    if queue := delivery.get("routing_key"):
+        entry["queue"] = queue
+    if worker := message.get("hostname"):
+        entry["worker"] = worker
+    return entry
+
+
+def _user_id(parameters: dict[str, Any], message: dict[str, Any]) -> int | None:
+    user_id = parameters.get("user_id", message.get(USER_ID))
+    if isinstance(user_id, str) and user_id.isascii() and user_id.isdigit():
+        user_id = int(user_id[:18])
+    return user_id if isinstance(user_id, int) and 0 < user_id < 2**31 else None
+
+
+def transition(
+    entry: dict[str, Any], status: str, at: float, *, presumed: bool = False, result: str = ""
+) -> bytes:
+    """The entry as JSON, with what orders it; `result` is JSON already."""
+    entry["status"] = status
+    entry["position"] = position(status, entry.get("retries") or 0, presumed=presumed)
+    entry["at"] = at
+    known = details.get(entry["id"])
+    if known:
+        entry |= known
+    elif "name" not in entry:
+        return encode(entry, describe(entry["celery_name"]).json, result)
+    return encode(entry, "", result)
+
+
+def encode(entry: dict[str, Any], more: str = "", result: str = "") -> bytes:
+    """One JSON object of the entry and of what is JSON already, as PostgreSQL takes it."""
+    try:
+        text = _encoder.encode(entry)
+    except ValueError:  # NaN and infinity, which JSON does not know
+        text = _encoder.encode(_without_nan(entry))
+    if result:
+        more += f',"result":{result}'
+    if more:
+        text = text[:-1] + more + "}"
+    if "\\u0000" in text:  # which PostgreSQL does not take
+        text = text.replace("\\u0000", "\ufffd")
+    return text.encode("utf-8", "replace")
+
+
+def _without_nan(value: Any) -> Any:
+    match value:
+        case float() if value != value or value in (float("inf"), float("-inf")):
+            return str(value)
+        case dict():
+            return {key: _without_nan(item) for key, item in value.items()}
+        case list():
+            return [_without_nan(item) for item in value]
+    return value
+
+
+def error(exception: BaseException | None, traceback: str | None = "") -> dict[str, str]:
+    return {
+        "error": shortened(_representation(exception), MAX_TEXT),
+        "traceback": (traceback or "")[-MAX_TRACEBACK:],
+    }
+
+
+def result_json(backend: Any, value: bytes) -> str:
+    """The result in what a result backend stores of a task, as JSON fit for the history."""
+    raw = value.decode("utf-8", "replace")
+    start, end = raw.find(_RESULT), raw.find(_AFTER_RESULT)
+    if len(raw) < MAX_TEXT and start == 0 < end and not _UNFIT.search(raw):
+        return raw[start + len(_RESULT) : end]
+    return encode_value(bounded(backend.decode(value)["result"]))
+
+
+def encode_value(value: Any) -> str:
+    return encode({"result": value}).decode()[len('{"result":') : -1]
+
+
+_RESULT = '{"status": "SUCCESS", "result": '
+_AFTER_RESULT = ', "traceback": null, "children": '
+#: What PostgreSQL does not take, and what kombu alone understands.
+_UNFIT = re.compile(r"NaN|Infinity|\\u0000|__type__")

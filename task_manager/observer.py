@@ -1,0 +1,201 @@
+"""What a worker's main process sees of its tasks, without a word from the pool's children.
+
+`Request` notes how each task ended; the recorder's thread makes entries of the notes, many at
+once. A task pays for an append.
+"""
+
+import logging
+import time
+from collections import deque
+from typing import Any
+
+import redis
+from billiard.einfo import ExceptionWithTraceback
+from celery import current_app, signals
+from celery.exceptions import Ignore, Reject, Retry
+from celery.worker import request as celery_request
+from celery.worker import state
+
+from task_manager import entries
+from task_manager.clients.cancellations import Copy
+from task_manager.models import TaskStatus
+
+logger = logging.getLogger(__name__)
+
+#: What must not start here.
+cancelled = Copy()
+
+#: A request, its new status, when, and what it left: a runtime and a result, or an error.
+Note = tuple[Any, str, float, dict[str, Any]]
+
+#: What happened since the recorder last looked. Bounded: an outage must not eat the memory.
+notes: deque[Note] = deque(maxlen=100_000)
+
+
+def note(request: Any, status: str, **fields: Any) -> None:
+    notes.append((request, status, time.time(), fields))
+
+
+class Request(celery_request.Request):  # type: ignore[misc]
+    """Celery's request, which notes its outcome."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        # Celery makes a subclass for each task, with an `on_success` that calls no parent.
+        super().__init_subclass__(**kwargs)
+        on_success = cls.on_success
+
+        def observed(self: Any, result: Any, **kwargs: Any) -> None:
+            on_success(self, result, **kwargs)
+            failed, value, runtime = result
+            if not failed:
+                notes.append((self, "SUCCESS", time.time(), {"duration": runtime, "result": value}))
+
+        cls.on_success = observed
+
+    def revoked(self) -> bool:
+        """Asked by the worker right before the task starts."""
+        if not cancelled.is_fresh():
+            try:
+                cancelled.sync()
+            except (redis.RedisError, OSError) as error:
+                logger.warning("Redis does not say which tasks were cancelled: %s", error)
+                cancelled.postpone()
+        if self.id in cancelled.ids:
+            state.revoked.add(self.id)
+        revoked: bool = super().revoked()
+        return revoked
+
+    def on_failure(
+        self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
+    ) -> None:
+        super().on_failure(exc_info, send_failed_event, return_ok)
+        # The rest ends in a signal, or goes back to the queue.
+        if return_ok:
+            exception = unwrapped(exc_info)
+            if isinstance(exception, Ignore):
+                note(self, TaskStatus.REVOKED, error="The task asked to be ignored.")
+            elif not isinstance(exception, Retry | Reject):
+                note(self, TaskStatus.FAILURE, **entries.error(exception, exc_info.traceback))
+
+    def on_retry(self, exc_info: Any) -> None:
+        super().on_retry(exc_info)
+        retry = unwrapped(exc_info)
+        cause = getattr(retry, "exc", None) or retry
+        note(self, TaskStatus.RETRY, **entries.error(cause, exc_info.traceback))
+
+
+def unwrapped(exc_info: Any) -> BaseException | None:
+    exception = exc_info.exception
+    return exception.exc if isinstance(exception, ExceptionWithTraceback) else exception
+
+
+def connect() -> None:
+    """Listen to what the main process alone can tell: revoked, timed out, lost, unknown."""
+    signals.task_revoked.connect(_revoked, dispatch_uid="task_manager")
+    signals.task_failure.connect(_failed, dispatch_uid="task_manager")
+    signals.task_unknown.connect(_unknown, dispatch_uid="task_manager")
+
+
+def _revoked(request: Any, terminated: bool, expired: bool, **_: Any) -> None:
+    reason = "expired" if expired else "terminated" if terminated else "revoked"
+    note(request, TaskStatus.REVOKED, error=f"The task was {reason}.")
+
+
+def _failed(
+    sender: Any,
+    task_id: str,
+    exception: BaseException,
+    args: Any,
+    kwargs: Any,
+    einfo: Any,
+    **_: Any,
+) -> None:
+    message = {"id": task_id, "task": sender.name}
+    fields = entries.error(exception, einfo and einfo.traceback)
+    note((message, args, kwargs), TaskStatus.FAILURE, **fields)
+
+
+def _unknown(name: str, id: str, exc: BaseException, **_: Any) -> None:
+    message = {"id": id, "task": name}
+    error = f"No task of this name is known to the worker: {exc}"
+    note((message, (), {}), TaskStatus.FAILURE, error=error)
+
+
+# --- On the recorder's thread ---------------------------------------------------------------------
+def drain() -> list[bytes]:
+    """Entries of what was noted, and of the tasks that began to run."""
+    noted: list[Note] = []
+    while notes:
+        noted.append(notes.popleft())
+    results = _results(noted)
+    started = [_started(request) for request in _newly_active()]
+    return started + [_entry(*item, results) for item in noted]
+
+
+def _message(request: Any) -> tuple[dict[str, Any], Any, Any]:
+    if isinstance(request, tuple):
+        return request
+    message = getattr(request, "request_dict", None) or vars(request)
+    return message, message.get("args"), message.get("kwargs")
+
+
+def _entry(
+    request: Any, status: str, at: float, fields: dict[str, Any], results: dict[str, str]
+) -> bytes:
+    message, args, kwargs = _message(request)
+    entry = entries.of_message(message, args, kwargs)
+    if started_at := getattr(request, "time_start", None):
+        entry["started_at"] = started_at
+    if status == "SUCCESS":
+        entry["finished_at"] = at
+        entry["duration"] = fields["duration"]
+        entry["progress"] = 100
+        result = results.get(entry["id"])
+        if result is None:
+            entry["result"] = entries.bounded(fields["result"])
+        return entries.transition(entry, status, at, result=result or "")
+    if status != TaskStatus.RETRY:
+        entry["finished_at"] = at
+    return entries.transition(entry | fields, status, at)
+
+
+def _results(noted: list[Note]) -> dict[str, str]:
+    """The results as JSON, by task id: the pool gave the main process their looks only."""
+    ids = [
+        request.id
+        for request, status, _, _ in noted
+        if status == "SUCCESS" and not request.ignore_result
+    ]
+    backend = current_app.backend
+    if not ids or not hasattr(backend, "mget"):
+        return {}
+    values = backend.mget([backend.get_key_for_task(task_id) for task_id in ids])
+    return {
+        task_id: entries.result_json(backend, value)
+        for task_id, value in zip(ids, values, strict=True)
+        if value
+    }
+
+
+_ANNOUNCED = "_task_manager_announced"
+
+
+def _newly_active() -> list[Any]:
+    """The requests that run and were not seen running before."""
+    while True:
+        try:
+            active = list(state.active_requests)
+            break
+        except RuntimeError:  # it changed under the iteration
+            continue
+    new = [r for r in active if r.time_start and not getattr(r, _ANNOUNCED, False)]
+    for request in new:
+        setattr(request, _ANNOUNCED, True)
+    return new
+
+
+def _started(request: Any) -> bytes:
+    message, args, kwargs = _message(request)
+    entry = entries.of_message(message, args, kwargs)
+    entry["started_at"] = request.time_start
+    return entries.transition(entry, TaskStatus.STARTED, request.time_start)

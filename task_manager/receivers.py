@@ -1,0 +1,30 @@
+"""The publisher's side: each task is PENDING from the moment its message is out."""
+
+import time
+from functools import partial
+from typing import Any
+
+from celery import signals
+
+from task_manager import entries
+from task_manager.clients.stream import writer
+from task_manager.models import TaskStatus
+
+
+@signals.before_task_publish.connect(dispatch_uid="task_manager")
+def stamp(headers: dict[str, Any], **_: Any) -> None:
+    headers.setdefault(entries.PUBLISHED_AT, time.time())
+
+
+@signals.after_task_publish.connect(dispatch_uid="task_manager")
+def published(headers: dict[str, Any], body: Any, routing_key: str, **_: Any) -> None:
+    # Until its next attempt starts a task is in RETRY, which the worker says.
+    if not headers.get("retries"):
+        writer().add(partial(_pending, headers, body, routing_key))
+
+
+def _pending(headers: dict[str, Any], body: Any, queue: str) -> bytes:
+    args, kwargs, _embed = body
+    entry = entries.of_message(headers, args, kwargs)
+    entry["queue"] = queue
+    return entries.transition(entry, TaskStatus.PENDING, headers[entries.PUBLISHED_AT])
