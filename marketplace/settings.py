@@ -40,7 +40,8 @@ def refuse_public(name: str, value: str) -> None:
 SECRET_KEY = secret("DJANGO_SECRET_KEY") or "development-only"
 
 # Flower reads its logins by itself, but loads these settings too: here a public password stops it.
-for login in env.words("FLOWER_BASIC_AUTH", []):
+FLOWER_LOGINS = env.words("FLOWER_BASIC_AUTH", [])
+for login in FLOWER_LOGINS:
     refuse_public("FLOWER_BASIC_AUTH", login.partition(":")[2])
 
 # --- Django --------------------------------------------------------------------------------------
@@ -190,6 +191,17 @@ TASK_SECRET_NAMES = env.words(
     "TASK_SECRET_NAMES",
     ["password", "passwd", "secret", "token", "api_key", "apikey", "authorization", "credential"],
 )
+TASK_NOTIFICATION_MAX_ATTEMPTS = env.integer("TASK_NOTIFICATION_MAX_ATTEMPTS", 5, minimum=1)
+TASK_ALERT_SECONDS = env.integer("TASK_ALERT_SECONDS", 900)
+TASK_WEBHOOK_SECRET = env.text("TASK_WEBHOOK_SECRET")
+if TASK_WEBHOOK_SECRET:
+    refuse_public("TASK_WEBHOOK_SECRET", TASK_WEBHOOK_SECRET)
+TASK_WEBHOOK_ALLOW_PRIVATE = env.boolean("TASK_WEBHOOK_ALLOW_PRIVATE", False)
+FLOWER_URL = env.text("FLOWER_URL", "http://127.0.0.1:5555")
+FLOWER_LOGIN = FLOWER_LOGINS[0] if FLOWER_LOGINS else ""
+METRICS_TOKEN = env.text("METRICS_TOKEN")
+if METRICS_TOKEN:
+    refuse_public("METRICS_TOKEN", METRICS_TOKEN)
 
 # --- E-mail --------------------------------------------------------------------------------------
 EMAIL_HOST = env.text("EMAIL_HOST")
@@ -203,7 +215,11 @@ EMAIL_HOST_USER = env.text("EMAIL_HOST_USER")
 EMAIL_HOST_PASSWORD = env.text("EMAIL_HOST_PASSWORD")
 EMAIL_USE_TLS = env.boolean("EMAIL_USE_TLS", True)
 EMAIL_TIMEOUT = 10
-DEFAULT_FROM_EMAIL = env.text("DEFAULT_FROM_EMAIL", "Flash Promos <promos@localhost>")
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.text(
+    "DEFAULT_FROM_EMAIL", "Flash Promos <promos@localhost>"
+)
+ADMINS = [("", address) for address in env.words("DJANGO_ADMINS", [])]
+EMAIL_SUBJECT_PREFIX = "[Flash Promos] "
 
 # --- API -----------------------------------------------------------------------------------------
 REST_FRAMEWORK = {
@@ -242,6 +258,9 @@ SPECTACULAR_SETTINGS = {
         "PromoStatus": "promotions.models.PromoStatus",
         "ReservationStatus": "promotions.models.ReservationStatus",
         "NotificationStatus": "promotions.models.NotificationStatus",
+        "TaskStatus": "task_manager.models.TaskStatus",
+        "TaskEvent": "task_manager.models.NotificationEvent",
+        "DeadLetterStatus": "task_manager.models.DeadLetterStatus",
     },
 }
 SIMPLE_JWT = {"ACCESS_TOKEN_LIFETIME": timedelta(minutes=15)}
@@ -284,6 +303,7 @@ CELERY_TASK_ROUTES = {
     "promotions.tasks.check_active_promos": {"queue": "high_priority"},
     "promotions.tasks.release_expired_reservations": {"queue": "high_priority"},
     "promotions.tasks.cleanup_expired_promos": {"queue": "low_priority"},
+    "task_manager.tasks.*": {"queue": "low_priority"},
 }
 
 CELERY_BEAT_SCHEDULER = "marketplace.beat.Scheduler"
@@ -316,6 +336,16 @@ CELERY_BEAT_SCHEDULE = {
         "promotions.tasks.cleanup_expired_promos",
         env.seconds("CLEANUP_EXPIRED_PROMOS_SECONDS", 3600.0),
     ),
+    "reconcile-executions-every-minute": periodic(
+        "task_manager.tasks.reconcile_executions", env.seconds("RECONCILE_EXECUTIONS_SECONDS", 60.0)
+    ),
+    "cleanup-executions-every-hour": periodic(
+        "task_manager.tasks.cleanup_executions", env.seconds("CLEANUP_EXECUTIONS_SECONDS", 3600.0)
+    ),
+    "deliver-task-notifications-every-15s": periodic(
+        "task_manager.tasks.deliver_notifications",
+        env.seconds("DELIVER_TASK_NOTIFICATIONS_SECONDS", 15.0),
+    ),
 }
 
 globals().update(celery_options.read())
@@ -329,4 +359,6 @@ LOGGING = {
     "formatters": {"console": {"format": "[%(asctime)s: %(levelname)s/%(name)s] %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "console"}},
     "root": {"handlers": ["console"], "level": env.text("LOG_LEVEL", "INFO").upper()},
+    # Without Django's own handler, which would mail each failed request to ADMINS.
+    "loggers": {"django": {"handlers": []}},
 }

@@ -5,16 +5,19 @@ times a second, in one statement, while the pool's children only write to Redis.
 """
 
 import logging
+import signal
 import threading
 import time
 from typing import Any
 
 import redis
 from celery import Task, bootsteps, signals
+from celery.worker import state as worker_state
+from celery.worker.control import control_command
 from django.db import DEFAULT_DB_ALIAS, Error, connections
 
 from task_manager import observer
-from task_manager.clients.stream import READ, Entry, Reader, writer
+from task_manager.clients.stream import READ, Entry, Reader, backlog, writer
 from task_manager.services import executions
 
 logger = logging.getLogger(__name__)
@@ -39,6 +42,7 @@ class Recorder(threading.Thread):
         self.unsent: list[bytes] = []
         self.held: list[Entry] = []
         self.failing = ""
+        self._overflowed = False
         self._sync_at = self._housekeeping_at = 0.0
 
     def run(self) -> None:
@@ -88,6 +92,7 @@ class Recorder(threading.Thread):
             self._housekeeping_at = now + HOUSEKEEPING
             self.held += self.reader.claim()
             self.reader.tidy()
+            self._say_overflow()
         while batch := self.held or self.reader.new(block_ms=int(PERIOD * 1000)):
             self.held = batch
             executions.executions_record(entry for _, entry in batch)
@@ -95,6 +100,31 @@ class Recorder(threading.Thread):
             self.held = []
             if len(batch) < READ:
                 break
+
+
+@control_command(args=[("task_ids", list), ("grace", float)], signature="[id1 [id2 […]]] [grace]")
+def cancel_tasks(state: Any, task_ids: list[str], grace: float) -> dict[str, list[str]]:
+    """Start none of these tasks, and end those that run: SIGTERM, after `grace` s SIGKILL."""
+    observer.cancelled.ids.update(task_ids)
+    consumer = state.consumer
+    terminated = []
+    for task_id in task_ids:
+        request = worker_state.requests.get(task_id)
+        if request is None or request not in worker_state.active_requests:
+            continue
+        try:
+            request.terminate(consumer.pool, signal="TERM")
+        except NotImplementedError:  # no pool of processes
+            continue
+        terminated.append(task_id)
+        consumer.timer.call_after(grace, _kill, (request, consumer.pool))
+    return {"terminated": terminated}
+
+
+def _kill(request: Any, pool: Any) -> None:
+    if not request.has_ended:
+        logger.warning("Task %s[%s] did not end at SIGTERM: SIGKILL", request.name, request.id)
+        pool.terminate_job(request.worker_pid, signal.SIGKILL)
 
 
 class Tracking(bootsteps.StartStopStep):  # type: ignore[misc]

@@ -1,10 +1,12 @@
 """What the stream carries: one transition of one task, as JSON, whole in itself.
 
 Each entry holds all that its writer knows of the task, so that the history is right even when
-an earlier entry was lost. Fields: `id`, `status`, `position`, `at` (epoch seconds), and whatever
-of `name`, `celery_name`, `module`, `description`, `user_id`, `parameters`, `queue`, `worker`,
-`retries`, `created_at`, `started_at`, `finished_at`, `duration`, `progress`, `message`,
-`result`, `error`, `traceback`, `manual`, `letter` applies.
+an earlier entry was lost. The name in one that is `own`, the task's own word, wins.
+
+Fields: `id`, `status`, `position`, `at` (epoch seconds, as all times), and whatever applies of
+`name`, `celery_name`, `module`, `description`, `user_id`, `parameters`, `queue`, `worker`,
+`retries`, `created_at`, `started_at`, `finished_at`, `duration` (seconds), `progress`, `message`,
+`result`, `error`, `traceback`, `own`, and `letter`, the whole arguments of a dead letter.
 """
 
 import inspect
@@ -199,9 +201,6 @@ def _positional(function: Callable[..., Any] | None) -> tuple[str, ...]:
 PUBLISHED_AT = "published_at"
 USER_ID = "tracked_user_id"
 
-#: By task id, what `start_task_tracking` was told of the tasks that run in this process.
-details: dict[str, dict[str, Any]] = {}
-
 
 def of_message(message: dict[str, Any], args: Any, kwargs: Any) -> dict[str, Any]:
     """What a message says of its task; `message` holds its headers."""
@@ -228,7 +227,7 @@ def _user_id(parameters: dict[str, Any], message: dict[str, Any]) -> int | None:
     user_id = parameters.get("user_id", message.get(USER_ID))
     if isinstance(user_id, str) and user_id.isascii() and user_id.isdigit():
         user_id = int(user_id[:18])
-    return user_id if isinstance(user_id, int) and 0 < user_id < 2**31 else None
+    return user_id if type(user_id) is int and 0 < user_id < 2**31 else None
 
 
 def transition(
@@ -238,12 +237,14 @@ def transition(
     entry["status"] = status
     entry["position"] = position(status, entry.get("retries") or 0, presumed=presumed)
     entry["at"] = at
-    known = details.get(entry["id"])
-    if known:
-        entry |= known
-    elif "name" not in entry:
-        return encode(entry, describe(entry["celery_name"]).json, result)
-    return encode(entry, "", result)
+    more = ""
+    if "celery_name" in entry and "name" not in entry:
+        more = describe(entry["celery_name"]).json
+    return encode(entry, more, result)
+
+
+#: An escaped NUL that is not itself the end of an escaped backslash.
+_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 
 
 def encode(entry: dict[str, Any], more: str = "", result: str = "") -> bytes:
@@ -257,7 +258,7 @@ def encode(entry: dict[str, Any], more: str = "", result: str = "") -> bytes:
     if more:
         text = text[:-1] + more + "}"
     if "\\u0000" in text:  # which PostgreSQL does not take
-        text = text.replace("\\u0000", "\ufffd")
+        text = _NUL.sub("\\1\ufffd", text)
     return text.encode("utf-8", "replace")
 
 

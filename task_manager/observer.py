@@ -39,12 +39,16 @@ def note(request: Any, status: str, **fields: Any) -> None:
 class Request(celery_request.Request):  # type: ignore[misc]
     """Celery's request, which notes its outcome."""
 
+    #: Set once the pool is done with it, in whatever way.
+    has_ended = False
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # Celery makes a subclass for each task, with an `on_success` that calls no parent.
         super().__init_subclass__(**kwargs)
         on_success = cls.on_success
 
         def observed(self: Any, result: Any, **kwargs: Any) -> None:
+            self.has_ended = True
             on_success(self, result, **kwargs)
             failed, value, runtime = result
             if not failed:
@@ -68,6 +72,7 @@ class Request(celery_request.Request):  # type: ignore[misc]
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> None:
+        self.has_ended = True
         super().on_failure(exc_info, send_failed_event, return_ok)
         # The rest ends in a signal, or goes back to the queue.
         if return_ok:
@@ -132,6 +137,11 @@ def drain() -> list[bytes]:
     return started + [_entry(*item, results) for item in noted]
 
 
+def is_dead_letter(task_name: str) -> bool:
+    """Whether a failed task of this name is kept to be run again; see `RetryingTask`."""
+    return bool(getattr(current_app.tasks.get(task_name), "dead_letter", False))
+
+
 def _message(request: Any) -> tuple[dict[str, Any], Any, Any]:
     if isinstance(request, tuple):
         return request
@@ -156,6 +166,8 @@ def _entry(
         return entries.transition(entry, status, at, result=result or "")
     if status != TaskStatus.RETRY:
         entry["finished_at"] = at
+    if status == TaskStatus.FAILURE and is_dead_letter(message["task"]):
+        entry["letter"] = {"args": args, "kwargs": kwargs}
     return entries.transition(entry | fields, status, at)
 
 
@@ -169,7 +181,10 @@ def _results(noted: list[Note]) -> dict[str, str]:
     backend = current_app.backend
     if not ids or not hasattr(backend, "mget"):
         return {}
-    values = backend.mget([backend.get_key_for_task(task_id) for task_id in ids])
+    try:
+        values = backend.mget([backend.get_key_for_task(task_id) for task_id in ids])
+    except (redis.RedisError, OSError):
+        return {}  # then their looks are kept
     return {
         task_id: entries.result_json(backend, value)
         for task_id, value in zip(ids, values, strict=True)

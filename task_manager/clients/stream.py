@@ -164,16 +164,22 @@ class Reader:
         return self._read("0", None)
 
     def _read(self, start: str, block_ms: int | None) -> list[Entry]:
-        try:
-            answer: Any = self.client.xreadgroup(
+        answer = self._in_group(
+            lambda: self.client.xreadgroup(
                 GROUP, self.consumer, {STREAM: start}, count=READ, block=block_ms
             )
+        )
+        return _entries(answer[0][1]) if answer else []
+
+    def _in_group(self, command: Callable[[], Any]) -> Any:
+        """The command's answer; None where there was no group yet, which is made."""
+        try:
+            return command()
         except redis.ResponseError as error:
             if "NOGROUP" not in str(error):
                 raise
             self._create_group()
-            return []
-        return _entries(answer[0][1]) if answer else []
+            return None
 
     def _create_group(self) -> None:
         try:
@@ -182,12 +188,14 @@ class Reader:
             if "BUSYGROUP" not in str(error):
                 raise
 
-    def claim(self) -> list[Entry]:
+    def claim(self, *, seconds: float = CLAIM_SECONDS) -> list[Entry]:
         """Entries that another reader has had for too long: it died, or cannot write."""
-        answer: Any = self.client.xautoclaim(
-            STREAM, GROUP, self.consumer, min_idle_time=CLAIM_SECONDS * 1000, count=READ
+        answer = self._in_group(
+            lambda: self.client.xautoclaim(
+                STREAM, GROUP, self.consumer, min_idle_time=int(seconds * 1000), count=READ
+            )
         )
-        return _entries(answer[1])
+        return _entries(answer[1]) if answer else []
 
     def acknowledge(self, entries: list[Entry]) -> None:
         if entries:

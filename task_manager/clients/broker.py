@@ -1,0 +1,105 @@
+"""What waits in the broker, read without taking it: the queues' lists and the held messages."""
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from celery import current_app
+
+from task_manager.entries import PUBLISHED_AT
+
+#: Messages read at once.
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class Message:
+    """A task's message: its headers, and its arguments as they were given."""
+
+    headers: dict[str, Any]
+    args: list[Any]
+    kwargs: dict[str, Any]
+    queue: str
+
+    @property
+    def task_id(self) -> str:
+        return str(self.headers["id"])
+
+    @property
+    def published_at(self) -> float | None:
+        value = self.headers.get(PUBLISHED_AT)
+        return float(value) if isinstance(value, int | float) else None
+
+
+class Broker:
+    """The Redis broker of the current app, through kombu's own names of its keys."""
+
+    def __init__(self, channel: Any) -> None:
+        self.channel = channel
+        self.client = channel.client
+
+    def queues(self) -> list[str]:
+        return sorted(current_app.amqp.queues)
+
+    def depth(self, queue: str) -> int:
+        with self.client.pipeline(transaction=False) as pipe:
+            for key in self._keys(queue):
+                pipe.llen(key)
+            return sum(pipe.execute())
+
+    def oldest(self, queue: str) -> float | None:
+        """When the message that is next in turn was published (epoch seconds)."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for key in self._keys(queue):
+                pipe.lindex(key, -1)
+            heads = [parsed(raw, queue) for raw in pipe.execute() if raw]
+        times = [head.published_at for head in heads if head and head.published_at]
+        return min(times, default=None)
+
+    def waiting(self, queue: str) -> Iterator[Message]:
+        """Each message in the queue; those that come or go meanwhile may be missing."""
+        for key in self._keys(queue):
+            for start in range(0, int(self.client.llen(key)), PAGE):
+                for raw in self.client.lrange(key, start, start + PAGE - 1):
+                    if message := parsed(raw, queue):
+                        yield message
+
+    def held(self) -> Iterator[Message]:
+        """Each message that a worker has and did not acknowledge."""
+        for _tag, raw in self.client.hscan_iter(self.channel.unacked_key, count=PAGE):
+            message, _exchange, queue = json.loads(raw)
+            if parsed_message := _task_message(message, queue):
+                yield parsed_message
+
+    def _keys(self, queue: str) -> list[str]:
+        """A list for each priority."""
+        separator = self.channel.sep
+        return [
+            f"{queue}{separator}{step}" if step else queue for step in self.channel.priority_steps
+        ]
+
+
+def parsed(raw: bytes, queue: str) -> Message | None:
+    return _task_message(json.loads(raw), queue)
+
+
+def _task_message(message: dict[str, Any], queue: str) -> Message | None:
+    """None for what is no task of ours: another program's message, another encoding."""
+    headers = message.get("headers") or {}
+    if "id" not in headers or "task" not in headers:
+        return None
+    try:
+        body = json.loads(base64.b64decode(message["body"]))
+        args, kwargs, _embed = body
+    except (ValueError, KeyError, TypeError):
+        args, kwargs = [], {}
+    return Message(headers, args, kwargs, queue)
+
+
+@contextmanager
+def broker() -> Iterator[Broker]:
+    with current_app.connection_for_read() as connection:
+        yield Broker(connection.default_channel)

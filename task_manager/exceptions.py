@@ -1,0 +1,36 @@
+"""What can go wrong for a reason that the caller may know. The docstring is the message."""
+
+from django.utils.translation import gettext
+
+
+class TaskManagerError(Exception):
+    """The request cannot be fulfilled."""
+
+    code = "error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or gettext(self.__doc__ or type(self).__name__))
+
+
+class AlreadyFinished(TaskManagerError):
+    """The task has ended already."""
+
+    code = "already_finished"
+
+
+class UnknownTask(TaskManagerError):
+    """No task of this name is known here."""
+
+    code = "unknown_task"
+
+
+class LetterClosed(TaskManagerError):
+    """The dead letter was requeued or discarded already."""
+
+    code = "letter_closed"
+
+
+class ArgumentsRefused(TaskManagerError):
+    """The task does not take these arguments any more."""
+
+    code = "arguments_refused"

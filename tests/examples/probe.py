@@ -1,0 +1,89 @@
+"""Tasks that do what the tests of a real worker need."""
+
+import os
+import signal
+import time
+from contextlib import suppress
+
+import redis
+from celery import shared_task
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from django.conf import settings
+
+
+def leave_trace(name):
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        client.hincrby("trace", name, 1)
+
+
+@shared_task
+def add(a, b, password=None):
+    """Add two numbers."""
+    return {"sum": a + b}
+
+
+@shared_task
+def trace(name):
+    leave_trace(name)
+    return name
+
+
+@shared_task(acks_late=True, reject_on_worker_lost=True)
+def trace_late(name):
+    leave_trace(name)
+    return name
+
+
+@shared_task
+def fail(text):
+    raise ValueError(text)
+
+
+@shared_task(bind=True, max_retries=1)
+def flaky(self, pause):
+    if self.request.retries == 0:
+        raise self.retry(exc=ConnectionError("busy"), countdown=pause)
+    return "at last"
+
+
+@shared_task
+def sleep(seconds):
+    leave_trace("slept")
+    time.sleep(seconds)
+
+
+@shared_task
+def stubborn(seconds):
+    """Sleep on at SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        time.sleep(0.1)
+
+
+# Celery looks at the hard limit once the soft one is over.
+@shared_task(time_limit=1.5, soft_time_limit=1)
+def endless():
+    while True:
+        with suppress(SoftTimeLimitExceeded):
+            time.sleep(0.1)
+
+
+@shared_task
+def suicide():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@shared_task
+def ignore():
+    raise Ignore
+
+
+@shared_task
+def reject():
+    raise Reject("no", requeue=False)
+
+
+@shared_task(ignore_result=True)
+def unheard():
+    return "nothing"
