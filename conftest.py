@@ -9,6 +9,8 @@ import redis
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils import timezone
+from rest_framework.test import APIClient
+from rest_framework_simplejwt.tokens import AccessToken
 
 from promotions.clients.promo_queue import PromoQueue, promo_queue, sns_client, sqs_client
 from promotions.clients.provision import provision
@@ -62,6 +64,19 @@ def make_shopper(db: None) -> Callable[..., User]:
         place = {"latitude": HERE[0], "longitude": HERE[1], "segment": "regular"}
         ShopperProfile.objects.filter(user=user).update(**(place | profile))
         return user
+
+    return make
+
+
+@pytest.fixture
+def client_of() -> Callable[..., APIClient]:
+    """The client of a user with a real token, or of nobody."""
+
+    def make(user: User | None = None) -> APIClient:
+        client = APIClient()
+        if user:
+            client.credentials(HTTP_AUTHORIZATION=f"Bearer {AccessToken.for_user(user)}")
+        return client
 
     return make
 

@@ -21,7 +21,9 @@ def seconds(action: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def interleave(title: str, rounds: int, sides: Mapping[str, Callable[[], T]]) -> dict[str, list[T]]:
+def interleave(
+    title: str, rounds: int, sides: Mapping[str, Callable[[], T]], *, turn: str = "round"
+) -> dict[str, list[T]]:
     """Measure each side once a round, in turned order every other round.
 
     A side prepares its own start and returns what it measured: seconds, a rate, or several.
@@ -32,14 +34,14 @@ def interleave(title: str, rounds: int, sides: Mapping[str, Callable[[], T]]) ->
         for name in names:
             measured[name].append(sides[name]())
         figures = "; ".join(f"{name} {_short(values[-1])}" for name, values in measured.items())
-        progress(f"{title}, round {number + 1} of {rounds}: {figures}")
+        progress(f"{title}, {turn} {number + 1} of {rounds}: {figures}")
     return measured
 
 
 def _short(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(_short, value))
-    return f"{value:.4g}"
+    return f"{value:.4g}" if isinstance(value, int | float) else str(value)
 
 
 def best(measured: Mapping[str, list[float]], *names: str) -> str:

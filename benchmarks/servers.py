@@ -1,4 +1,7 @@
-"""The servers of a benchmark: embedded, durable as in production, in a folder of their own."""
+"""The servers of a benchmark: embedded, durable as in production, in a folder of their own.
+
+And any other process that a benchmark needs: each is watched, and stopped at the end.
+"""
 
 import os
 import secrets
@@ -7,8 +10,10 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,69 +35,155 @@ POSTGRES_OPTIONS = {
     "autovacuum": "off",
     "max_connections": "50",
 }
-START_SECONDS = 60
+START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+
+
+class Failed(RuntimeError):
+    """A process died or kept a benchmark waiting; the message says which, and its last words."""
+
+
+@dataclass(frozen=True)
+class Process:
+    name: str
+    popen: "subprocess.Popen[str]"
+    log: Path
+    stop_signal: signal.Signals
+
+    def check(self) -> None:
+        if (code := self.popen.poll()) is not None:
+            raise self.failed(f"ended with {code}")
+
+    def failed(self, what: str) -> Failed:
+        lines = self.log.read_text(errors="replace").splitlines()[-20:]
+        return Failed("\n".join([f"{self.name} {what}", *lines]))
+
+    def ask(self, question: str) -> str:
+        """The answer, a line, of a process that talks."""
+        stdin, stdout = self.popen.stdin, self.popen.stdout
+        if stdin is None or stdout is None:
+            raise ValueError(f"{self.name} was not started to talk")
+        with suppress(BrokenPipeError):
+            stdin.write(f"{question}\n")
+            stdin.flush()
+        if not (answer := stdout.readline()):
+            with suppress(subprocess.TimeoutExpired):
+                self.popen.wait(STOP_SECONDS)
+            self.check()
+        return answer.strip()
+
+    def wait_until(
+        self, condition: Callable[[], object], what: str, *, seconds: float, pause: float = 0.05
+    ) -> None:
+        """Return once the condition holds; it must, within the time and while the process lives."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            self.check()
+            if time.monotonic() > deadline:
+                raise self.failed(f"kept us waiting for {seconds:.0f} s: {what}")
+            time.sleep(pause)
+
+
+class Processes(list[Process]):
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def start(
+        self,
+        name: str,
+        command: Sequence[str],
+        environ: Mapping[str, str] | None = None,
+        *,
+        talks: bool = False,
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> Process:
+        """Start one that logs, or, when it `talks`, answers on its output to its input's lines."""
+        path = self.folder / f"{name}.log"
+        with path.open("wb") as log:
+            popen = subprocess.Popen(
+                command,
+                env=environ,
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talks else log,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+        self.append(Process(name, popen, path, stop_signal))
+        return self[-1]
+
+    def check(self) -> None:
+        for process in self:
+            process.check()
+
+    def stop(self) -> None:
+        for process in self:
+            process.popen.send_signal(process.stop_signal)
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in self:
+            try:
+                process.popen.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.popen.pid, signal.SIGKILL)
+                process.popen.wait()
 
 
 @contextmanager
-def running(folder: Path, aws_endpoint: str | None = None) -> Iterator[None]:
-    """Start the servers below `folder`, tell Django of them, and remove everything afterwards."""
-    root = Path(tempfile.mkdtemp(prefix="flash-promos-bench-", dir=folder))
-    processes: list[subprocess.Popen[bytes]] = []
+def processes(folder: Path) -> Iterator[Processes]:
+    """Processes that log to `folder`; whatever goes wrong, one that died is named as the cause."""
+    started = Processes(folder)
     try:
-        password = secrets.token_urlsafe(12)
-        postgres = Postgres(
-            data=root / "postgres",
-            port=free_port(),
-            user="marketplace",
-            password=password,
-            database="marketplace",
-            options=POSTGRES_OPTIONS,
-        )
-        redis = Redis(data=root / "redis", port=free_port(), password=password)
-        servers: list[Server] = [postgres, redis]
-        if aws_endpoint is None:
-            aws = Aws(port=free_port())
-            servers.append(aws)
-            aws_endpoint = f"http://127.0.0.1:{aws.port}"
-        _start(servers, root, processes)
-        os.environ |= _environment(postgres, redis, aws_endpoint)
-        yield
+        yield started
+    except Exception:
+        started.check()
+        raise
     finally:
-        _stop(processes)
+        started.stop()
+
+
+@contextmanager
+def running(folder: Path, aws_endpoint: str | None = None) -> Iterator[Processes]:
+    """Start the servers below `folder`, tell Django of them, and remove everything afterwards.
+
+    Without an `aws_endpoint` moto is started; an empty one means that none is needed.
+    """
+    root = Path(tempfile.mkdtemp(prefix="flash-promos-bench-", dir=folder))
+    try:
+        with processes(root) as started:
+            password = secrets.token_urlsafe(12)
+            postgres = Postgres(
+                data=root / "postgres",
+                port=free_port(),
+                user="marketplace",
+                password=password,
+                database="marketplace",
+                options=POSTGRES_OPTIONS,
+            )
+            redis = Redis(data=root / "redis", port=free_port(), password=password)
+            servers: list[Server] = [postgres, redis]
+            if aws_endpoint is None:
+                aws = Aws(port=free_port())
+                servers.append(aws)
+                aws_endpoint = f"http://127.0.0.1:{aws.port}"
+            _start(servers, started)
+            os.environ |= _environment(postgres, redis, aws_endpoint)
+            yield started
+    finally:
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _start(servers: list[Server], root: Path, processes: list[subprocess.Popen[bytes]]) -> None:
-    progress(f"starting {', '.join(type(server).__name__ for server in servers)} in {root}")
+def _start(servers: list[Server], started: Processes) -> None:
+    names = ", ".join(type(server).__name__ for server in servers)
+    progress(f"starting {names} in {started.folder}")
     for server in servers:
         server.prepare()
-        with _log(server, root).open("wb") as log:
-            processes.append(
-                subprocess.Popen(server.command(), stdout=log, stderr=log, start_new_session=True)
-            )
-    deadline = time.monotonic() + START_SECONDS
-    for server, process in zip(servers, processes, strict=True):
-        while not listens(server.port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(
-                    f"{type(server).__name__} did not start:\n{_log(server, root).read_text()}"
-                )
-            time.sleep(0.05)
-
-
-def _log(server: Server, root: Path) -> Path:
-    return root / f"{type(server).__name__}.log"
-
-
-def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    for process in processes:
-        process.send_signal(signal.SIGINT)
-    for process in processes:
-        try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        # With SIGTERM PostgreSQL would wait for our connections.
+        stop_signal = signal.SIGINT if isinstance(server, Postgres) else signal.SIGTERM
+        started.start(type(server).__name__, server.command(), stop_signal=stop_signal)
+    for server, process in zip(servers, started, strict=True):
+        process.wait_until(partial(listens, server.port), "it listens", seconds=START_SECONDS)
 
 
 def _environment(postgres: Postgres, redis: Redis, aws_endpoint: str) -> dict[str, str]:
@@ -121,14 +212,14 @@ def _environment(postgres: Postgres, redis: Redis, aws_endpoint: str) -> dict[st
     }
 
 
-def connect(user: str | None = None) -> Any:
+def connect(user: str | None = None, database: str | None = None) -> Any:
     """A bare psycopg2 connection in autocommit: the baseline's, or `postgres`', the superuser."""
     connection = psycopg2.connect(
         host=os.environ["POSTGRES_HOST"],
         port=os.environ["POSTGRES_PORT"],
         user=user or os.environ["POSTGRES_USER"],
         password=os.environ["POSTGRES_PASSWORD"],
-        dbname=os.environ["POSTGRES_DB"],
+        dbname=database or os.environ["POSTGRES_DB"],
     )
     connection.autocommit = True
     return connection

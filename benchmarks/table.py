@@ -1,13 +1,10 @@
-"""The Markdown table of ratios."""
+"""Markdown tables: of ratios, and of whatever else."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-HEADER = (
-    "| case | measured | baseline | ratio (range) | aim |\n"
-    "|------|---------:|---------:|--------------:|-----|"
-)
+RATIOS = ("case", "measured", "baseline", "ratio (range)", "aim")
 
 
 @dataclass(frozen=True)
@@ -25,17 +22,28 @@ class Row:
         """A ratio for each round: what slows the machine for a while slows both its sides."""
         return [ours / bare for ours, bare in zip(self.measured, self.baseline, strict=True)]
 
-    def __str__(self) -> str:
+    def cells(self) -> list[str]:
         ratios = self.ratios
-        return (
-            f"| {self.case} | {self._figure(self.measured)} | {self._figure(self.baseline)} "
-            f"| {median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f}) | {self.aim} |"
-        )
+        return [
+            self.case,
+            self._figure(self.measured),
+            self._figure(self.baseline),
+            f"{median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})",
+            self.aim,
+        ]
 
     def _figure(self, values: list[float]) -> str:
         value = median(values)
         return f"{value:,.0f} {self.unit}" if value >= 100 else f"{value:.3g} {self.unit}"
 
 
-def markdown(rows: Iterable[Row]) -> str:
-    return "\n".join([HEADER, *(str(row) for row in rows)])
+def ratios(rows: Iterable[Row]) -> str:
+    return markdown(RATIOS, [row.cells() for row in rows], texts={"case", "aim"})
+
+
+def markdown(
+    header: Sequence[str], rows: Iterable[Sequence[str]], texts: Collection[str] = ()
+) -> str:
+    """A table; the columns not named in `texts` are figures, which stand to the right."""
+    rule = ["---" if name in texts else "---:" for name in header]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, rule, *rows])

@@ -6,30 +6,25 @@ from marketplace.settings import *  # noqa: F403
 from marketplace.settings import INSTALLED_APPS
 
 VARIANT = os.environ["TRACKING"]
+VARIANTS = ("results", "task-manager", "django-celery-results", "orm", "events")
+if VARIANT not in VARIANTS:
+    raise ValueError(f"TRACKING={VARIANT!r} is none of {', '.join(VARIANTS)}")
 
-INSTALLED_APPS = [name for name in INSTALLED_APPS if name != "task_manager"]
 CELERY_IMPORTS = ["benchmarks.tracking_tasks"]
 CELERY_TASK_ROUTES = {"benchmarks.tracking_tasks.*": {"queue": "bench"}}
+# The worker starts on `idle`, and has `bench` only while it is measured.
 CELERY_TASK_QUEUES = {"idle": {}, "bench": {}}
 CELERY_TASK_DEFAULT_QUEUE = "bench"
-CELERY_TASK_TRACK_STARTED = False
+CELERY_TASK_TRACK_STARTED = VARIANT == "django-celery-results"
 # An acknowledged message is a finished task: so the end of a drain is seen from outside.
 CELERY_TASK_ACKS_LATE = True
 
-match VARIANT:
-    case "results":
-        pass
-    case "tracking":
-        INSTALLED_APPS.append("task_manager")
-    case "django-celery-results":
-        INSTALLED_APPS.append("django_celery_results")
-        CELERY_RESULT_BACKEND = "django-db"
-        CELERY_TASK_TRACK_STARTED = True
-    case "orm":
-        INSTALLED_APPS.append("task_manager")
-        CELERY_IMPORTS.append("benchmarks.tracking_orm")
-    case "events":
-        CELERY_WORKER_SEND_TASK_EVENTS = True
-        CELERY_TASK_SEND_SENT_EVENT = True
-    case _:
-        raise ValueError(f"TRACKING={VARIANT!r} is no variant")
+if VARIANT != "task-manager":
+    _tables = "benchmarks.tracking_orm." + ("Writes" if VARIANT == "orm" else "Tables")
+    INSTALLED_APPS = [_tables if app == "task_manager" else app for app in INSTALLED_APPS]
+if VARIANT == "django-celery-results":
+    INSTALLED_APPS = [*INSTALLED_APPS, "django_celery_results"]
+    CELERY_RESULT_BACKEND = "django-db"
+if VARIANT == "events":
+    CELERY_WORKER_SEND_TASK_EVENTS = True
+    CELERY_TASK_SEND_SENT_EVENT = True

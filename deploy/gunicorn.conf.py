@@ -4,6 +4,8 @@
 """
 
 import os
+import socket
+from typing import Any
 
 from marketplace.env import Env
 
@@ -22,3 +24,21 @@ graceful_timeout = 30
 max_requests = env.integer("WEB_MAX_REQUESTS", 10_000)
 max_requests_jitter = max_requests // 10
 accesslog = env.text("WEB_ACCESS_LOG") or None
+# What a WebSocket's client says is unmasked byte by byte; nobody here has much to say.
+websocket_max_message_size = 16 * 1024
+
+
+def when_ready(server: Any) -> None:
+    """A connection whose other end takes nothing for a minute is over, also while it is closed."""
+    if not hasattr(socket, "TCP_USER_TIMEOUT"):
+        return
+    for listener in server.LISTENERS:
+        if listener.sock.family in (socket.AF_INET, socket.AF_INET6):
+            listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+
+
+def post_worker_init(worker: Any) -> None:
+    """Live connections end when their process is told to, instead of holding up its stop."""
+    from task_manager.services import updates
+
+    updates.is_serving = lambda: worker.alive

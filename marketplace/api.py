@@ -82,7 +82,9 @@ class Unavailable(APIException):
 def envelope(code: str, message: str, fields: dict[str, list[str]] | None = None) -> dict[str, Any]:
     error: dict[str, Any] = {"code": code, "message": _encodable(message)}
     if fields is not None:
-        error["fields"] = {name: [*map(_encodable, texts)] for name, texts in fields.items()}
+        error["fields"] = {
+            _encodable(name): [*map(_encodable, texts)] for name, texts in fields.items()
+        }
     return {"error": error}
 
 
@@ -308,6 +310,12 @@ class Pagination(PageNumberPagination):
                 {self.page_size_query_param: [gettext("Use a whole number from 1 to 100.")]}
             )
         return min(int(text[:9]), self.max_page_size)
+
+    def get_schema_operation_parameters(self, view: Any) -> list[dict[str, Any]]:
+        parameters: list[dict[str, Any]] = super().get_schema_operation_parameters(view)
+        for parameter in parameters:
+            parameter["schema"]["minimum"] = 1
+        return parameters
 
     def get_paginated_response_schema(self, schema: dict[str, Any]) -> dict[str, Any]:
         page = super().get_paginated_response_schema(schema)

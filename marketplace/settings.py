@@ -186,7 +186,7 @@ DEMO_PASSWORD = env.text("DEMO_PASSWORD")
 # --- Task manager --------------------------------------------------------------------------------
 TASK_RETENTION_DAYS = env.integer("TASK_RETENTION_DAYS", 90, minimum=1)
 TASK_CANCEL_GRACE_SECONDS = env.integer("TASK_CANCEL_GRACE_SECONDS", 10)
-TASK_TRACKING_STREAM_LENGTH = env.integer("TASK_TRACKING_STREAM_LENGTH", 100_000, minimum=1000)
+TASK_TRACKING_STREAM_LENGTH = env.integer("TASK_TRACKING_STREAM_LENGTH", 10_000, minimum=1000)
 TASK_SECRET_NAMES = env.words(
     "TASK_SECRET_NAMES",
     ["password", "passwd", "secret", "token", "api_key", "apikey", "authorization", "credential"],

@@ -160,3 +160,9 @@ def notifications_of(user_id: int) -> QuerySet[Notification]:
     return Notification.objects.filter(
         shopper_id=user_id, status=Notification.Status.DELIVERED
     ).select_related("promo__product__store")
+
+
+def outbox() -> dict[str, int]:
+    """How many notifications wait for SNS, and how many for their delivery."""
+    waiting = (Notification.Status.PENDING, Notification.Status.PUBLISHED)
+    return {status: Notification.objects.filter(status=status).count() for status in waiting}

@@ -72,6 +72,9 @@ class Recorder(threading.Thread):
             self.failing = text
             self.connection.close()
             return False
+        except Exception:  # whatever it is, the next round is tried
+            logger.exception("The task history failed")
+            return False
         if self.failing:
             logger.warning("The task history goes on")
             self.failing = ""
@@ -95,11 +98,28 @@ class Recorder(threading.Thread):
             self._say_overflow()
         while batch := self.held or self.reader.new(block_ms=int(PERIOD * 1000)):
             self.held = batch
-            executions.executions_record(entry for _, entry in batch)
+            self._record(batch)
             self.reader.acknowledge(batch)
             self.held = []
             if len(batch) < READ:
                 break
+
+    def _record(self, batch: list[Entry]) -> None:
+        try:
+            executions.executions_record(entry for _, entry in batch)
+        except (redis.RedisError, OSError, Error):
+            raise  # an outage: the batch is kept
+        except Exception:  # a batch that cannot be written must not stop the next ones
+            logger.exception("%d entries of the task history were left out", len(batch))
+
+    def _say_overflow(self) -> None:
+        overflowed = backlog(self.reader.client).overflowed
+        if overflowed and not self._overflowed:
+            logger.warning(
+                "The stream of transitions is full: the oldest are gone before they were written. "
+                "The sweep makes their rows good from the results"
+            )
+        self._overflowed = overflowed
 
 
 @control_command(args=[("task_ids", list), ("grace", float)], signature="[id1 [id2 […]]] [grace]")
@@ -127,7 +147,7 @@ def _kill(request: Any, pool: Any) -> None:
         pool.terminate_job(request.worker_pid, signal.SIGKILL)
 
 
-class Tracking(bootsteps.StartStopStep):  # type: ignore[misc]
+class Tracking(bootsteps.StartStopStep):
     """Starts with the worker and stops after its pool, whose last words are written too."""
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
@@ -150,4 +170,5 @@ class Tracking(bootsteps.StartStopStep):  # type: ignore[misc]
         if self.recorder:
             self.recorder.stop()
 
-    terminate = stop
+    def terminate(self, worker: Any) -> None:
+        self.stop(worker)

@@ -208,7 +208,17 @@ class TaskNotification(models.Model):
             models.Index("user", F("created_at").desc(), name="task_notification_user"),
             models.Index(F("created_at").desc(), name="task_notification_created"),
             models.Index(
-                "next_attempt_at", condition=Q(status="PENDING"), name="task_notification_pending"
+                "channel",
+                "next_attempt_at",
+                condition=Q(status="PENDING"),
+                name="task_notification_pending",
+            ),
+            # When the administrators were last told of a task.
+            models.Index(
+                "task_name",
+                "delivered_at",
+                condition=Q(channel="admins"),
+                name="task_notification_alerts",
             ),
         ]
 

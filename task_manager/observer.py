@@ -10,7 +10,7 @@ from collections import deque
 from typing import Any
 
 import redis
-from billiard.einfo import ExceptionWithTraceback
+from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from celery import current_app, signals
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker import request as celery_request
@@ -36,7 +36,7 @@ def note(request: Any, status: str, **fields: Any) -> None:
     notes.append((request, status, time.time(), fields))
 
 
-class Request(celery_request.Request):  # type: ignore[misc]
+class Request(celery_request.Request):
     """Celery's request, which notes its outcome."""
 
     #: Set once the pool is done with it, in whatever way.
@@ -54,7 +54,7 @@ class Request(celery_request.Request):  # type: ignore[misc]
             if not failed:
                 notes.append((self, "SUCCESS", time.time(), {"duration": runtime, "result": value}))
 
-        cls.on_success = observed
+        cls.on_success = observed  # type: ignore[method-assign, assignment]
 
     def revoked(self) -> bool:
         """Asked by the worker right before the task starts."""
@@ -90,8 +90,11 @@ class Request(celery_request.Request):  # type: ignore[misc]
 
 
 def unwrapped(exc_info: Any) -> BaseException | None:
-    exception = exc_info.exception
-    return exception.exc if isinstance(exception, ExceptionWithTraceback) else exception
+    exception: Any = exc_info.exception
+    if isinstance(exception, ExceptionWithTraceback):
+        exception = exception.exc
+    error: BaseException | None = exception
+    return error
 
 
 def connect() -> None:
@@ -178,7 +181,7 @@ def _results(noted: list[Note]) -> dict[str, str]:
         for request, status, _, _ in noted
         if status == "SUCCESS" and not request.ignore_result
     ]
-    backend = current_app.backend
+    backend: Any = current_app.backend
     if not ids or not hasattr(backend, "mget"):
         return {}
     try:

@@ -5,10 +5,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from django.db import connection
+
+Running = AbstractContextManager["subprocess.Popen[bytes]"]
 
 
 def wait_until(condition: Callable[[], object], *, seconds: float = 30, what: str = "") -> None:
@@ -19,20 +21,18 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 30, what: st
         time.sleep(0.05)
 
 
-@contextmanager
-def celery(*arguments: str, log: Path, **environ: str) -> Iterator["subprocess.Popen[bytes]"]:
+def celery(*arguments: str, log: Path, **environ: str) -> Running:
     """`celery -A marketplace ARGUMENTS`, warmly stopped at the end."""
-    environment = os.environ | {
-        "DJANGO_SETTINGS_MODULE": "marketplace.settings",
-        "POSTGRES_DB": str(connection.settings_dict["NAME"]),
-        # Tests run as whoever; the superuser's warning is no news here.
-        "PYTHONWARNINGS": "ignore",
-        **environ,
-    }
+    return running("-m", "celery", "-A", "marketplace", *arguments, log=log, **environ)
+
+
+@contextmanager
+def running(*arguments: str, log: Path, **environ: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """`python ARGUMENTS` on the test's own database and broker, stopped at the end."""
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "celery", "-A", "marketplace", *arguments],
-            env=environment,
+            [sys.executable, *arguments],
+            env=environment(**environ),
             stdout=output,
             stderr=output,
         )
@@ -42,6 +42,16 @@ def celery(*arguments: str, log: Path, **environ: str) -> Iterator["subprocess.P
         if process.poll() is None:
             process.terminate()
         process.wait(30)
+
+
+def environment(**environ: str) -> dict[str, str]:
+    return os.environ | {
+        "DJANGO_SETTINGS_MODULE": "marketplace.settings",
+        "POSTGRES_DB": str(connection.settings_dict["NAME"]),
+        # Tests run as whoever; the superuser's warning is no news here.
+        "PYTHONWARNINGS": "ignore",
+        **environ,
+    }
 
 
 def control(*arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -49,7 +49,8 @@ def running(tmp_path: Path, name: str = "one", **environ: str) -> Iterator[Any]:
 
 
 def traces(broker: redis.Redis) -> dict[str, int]:
-    return {name.decode(): int(number) for name, number in broker.hgetall("trace").items()}
+    trace: Any = broker.hgetall("trace")
+    return {name.decode(): int(number) for name, number in trace.items()}
 
 
 def test_a_waiting_task_never_starts_although_no_worker_was_up(broker, tmp_path):
@@ -125,9 +126,7 @@ def test_a_frozen_worker_starts_nothing_cancelled_when_it_wakes(broker, tmp_path
         os.kill(worker.pid, signal.SIGSTOP)
         try:
             frozen = [send("probe.trace", f"frozen{number}") for number in range(3)]
-            wait_until(
-                lambda: not cancellations().workers(seconds=1.5), what="it is silent"
-            )
+            wait_until(lambda: not cancellations().workers(seconds=1.5), what="it is silent")
             for task_id in frozen:
                 execution_cancel(task_id)
         finally:

@@ -92,7 +92,7 @@ def test_a_task_that_runs_is_not_lost(broker, tmp_path):
         row(task_id, "STARTED")
         for _ in range(2):
             assert executions_reconcile()["lost"] == 0
-        assert row(task_id, "SUCCESS").duration >= 6
+        assert (row(task_id, "SUCCESS").duration or 0) >= 6
 
 
 def test_a_row_whose_publisher_could_not_tell(broker):
@@ -149,14 +149,7 @@ def test_rows_are_right_without_any_worker(broker):
     ids = [send("probe.add", 1, number) for number in range(100)]
     executions.executions_catch_up()
     assert set(TaskExecution.objects.values_list("pk", flat=True)) == set(ids)
-    with redis.Redis.from_url(str(broker_url(broker))) as client:
-        assert backlog(client).length == 0
-
-
-def broker_url(client: redis.Redis) -> str:
-    from django.conf import settings
-
-    return str(settings.REDIS_URL)
+    assert backlog(broker).length == 0
 
 
 def test_the_stream_keeps_what_nobody_wrote_and_cuts_the_rest(broker, monkeypatch):

@@ -53,7 +53,7 @@ def ended(name: str, *args: Any, **kwargs: Any) -> TaskExecution:
 
 def test_a_success(worker):
     user = User.objects.create_user("ana")
-    task = ended("probe.add", 1, b=2, password="hunter2", **{})
+    task = ended("probe.add", 1, b=2, password="hunter2")
     assert (task.status, task.result, task.progress) == ("SUCCESS", {"sum": 3}, 100)
     assert (task.task_name, task.task_module, task.description) == (
         "probe.add",
@@ -63,7 +63,10 @@ def test_a_success(worker):
     assert task.parameters == {"a": 1, "b": 2, "password": entries.MASK}
     assert (task.queue, task.retries, task.error) == ("default", 0, "")
     assert task.worker.startswith("celery@")
+    assert task.started_at
+    assert task.finished_at
     assert task.created_at <= task.started_at <= task.finished_at
+    assert task.duration is not None
     assert 0 <= task.duration < 5
     task = ended("nomina.tasks.consolidar_nomina", 7, user_id=user.pk)
     assert (task.user, task.task_name, task.task_module) == (user, "nomina.consolidar", "nomina")
@@ -91,7 +94,7 @@ def test_a_running_task(worker):
     task = row(send("probe.sleep", 1), "STARTED")
     assert task.started_at
     assert task.worker
-    assert row(task.pk, "SUCCESS").duration >= 1
+    assert (row(task.pk, "SUCCESS").duration or 0) >= 1
 
 
 @pytest.mark.parametrize(

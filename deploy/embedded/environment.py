@@ -142,6 +142,7 @@ class Environment:
             "FLOWER_ADDRESS": "127.0.0.1",
             "FLOWER_PORT": self.values["HOST_PORT_FLOWER"],
             "FLOWER_MAX_TASKS": "10000",
+            "FLOWER_URL": self.url("", port="HOST_PORT_FLOWER"),
             "PROJECT_DIR": str(PROJECT),
             "VENV": str(venv),
             # supervisor expands a log's name twice.

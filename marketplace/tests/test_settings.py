@@ -35,6 +35,12 @@ def test_a_missing_or_public_secret_stops_the_start_by_name(name, value):
     assert "Traceback" not in result.stderr
 
 
+def test_a_public_metrics_token_stops_the_start():
+    result = run("manage.py", "check", **PRODUCTION, METRICS_TOKEN="changeme")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: METRICS_TOKEN is the public default")
+
+
 def test_development_needs_no_secret():
     assert run("manage.py", "check", DJANGO_DEBUG="1").returncode == 0
 

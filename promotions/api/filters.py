@@ -36,6 +36,7 @@ class PlaceFilter(filters.Filter):  # type: ignore[misc]
     field_class = PlaceField
 
 
+@extend_schema_field({"type": "integer", "minimum": 1})
 class StoreFilter(filters.Filter):  # type: ignore[misc]
     field_class = forms.IntegerField
 

@@ -1,25 +1,9 @@
-"""Fixtures of the API's tests: callers with real tokens."""
+"""Fixtures of the API's tests."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
-from rest_framework.test import APIClient
-from rest_framework_simplejwt.tokens import AccessToken
-
-
-@pytest.fixture
-def client_of() -> Callable[..., APIClient]:
-    """The client of a user, or of nobody."""
-
-    def make(user: User | None = None) -> APIClient:
-        client = APIClient()
-        if user:
-            client.credentials(HTTP_AUTHORIZATION=f"Bearer {AccessToken.for_user(user)}")
-        return client
-
-    return make
 
 
 @pytest.fixture

@@ -64,12 +64,12 @@ class Cancellations:
 
     def since(self, moment: float, *, worker: str = "") -> tuple[float, Iterable[str]]:
         """Redis' time, and the ids cancelled since `moment`; says that `worker` lives, too."""
-        now, ids = self._changes(keys=[KEY, WORKERS], args=[worker, moment])  # type: ignore[misc]
+        now, ids = self._changes(keys=[KEY, WORKERS], args=[worker, moment])
         return float(now), ids
 
     def workers(self, *, seconds: float) -> list[str]:
         """The names of the workers that said so within this time."""
-        names: list[str] = self._alive(keys=[WORKERS], args=[seconds])  # type: ignore[assignment]
+        names: list[str] = self._alive(keys=[WORKERS], args=[seconds])
         return names
 
     def forget(self, *, seconds: float) -> None:

@@ -173,19 +173,26 @@ def _left(deadline: float, most: float) -> float:
     return left
 
 
-class _Bounded(io.RawIOBase):
+class _Bounded:
     """A socket as http.client uses it, under a deadline however slowly the other end drips."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self.sock = sock
         self.deadline = deadline
+        self.close = sock.close
 
     def sendall(self, data: bytes) -> None:
         self.sock.settimeout(_left(self.deadline, READ_SECONDS))
         self.sock.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        return io.BufferedReader(self)
+        return io.BufferedReader(_Reader(self.sock, self.deadline))
+
+
+class _Reader(io.RawIOBase):
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self.sock = sock
+        self.deadline = deadline
 
     def readable(self) -> bool:
         return True
@@ -193,7 +200,3 @@ class _Bounded(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         self.sock.settimeout(_left(self.deadline, READ_SECONDS))
         return self.sock.recv_into(buffer)
-
-    def close(self) -> None:
-        self.sock.close()
-        super().close()

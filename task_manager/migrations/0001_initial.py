@@ -6,7 +6,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -15,130 +14,423 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='TaskTemplate',
+            name="TaskTemplate",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(max_length=100, unique=True, verbose_name='name')),
-                ('task_name', models.CharField(db_index=True, max_length=255, verbose_name='task')),
-                ('module', models.CharField(max_length=100, verbose_name='module')),
-                ('description', models.TextField(blank=True, verbose_name='description')),
-                ('default_parameters', models.JSONField(blank=True, default=dict, verbose_name='default parameters')),
-                ('estimated_duration', models.PositiveIntegerField(blank=True, help_text='Seconds.', null=True, verbose_name='estimated duration')),
-                ('notification_settings', models.JSONField(blank=True, default=dict, verbose_name='notification settings')),
-                ('created_at', models.DateTimeField(auto_now_add=True, verbose_name='created at')),
-                ('updated_at', models.DateTimeField(auto_now=True, verbose_name='updated at')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("name", models.CharField(max_length=100, unique=True, verbose_name="name")),
+                ("task_name", models.CharField(db_index=True, max_length=255, verbose_name="task")),
+                ("module", models.CharField(max_length=100, verbose_name="module")),
+                ("description", models.TextField(blank=True, verbose_name="description")),
+                (
+                    "default_parameters",
+                    models.JSONField(blank=True, default=dict, verbose_name="default parameters"),
+                ),
+                (
+                    "estimated_duration",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        help_text="Seconds.",
+                        null=True,
+                        verbose_name="estimated duration",
+                    ),
+                ),
+                (
+                    "notification_settings",
+                    models.JSONField(
+                        blank=True, default=dict, verbose_name="notification settings"
+                    ),
+                ),
+                ("created_at", models.DateTimeField(auto_now_add=True, verbose_name="created at")),
+                ("updated_at", models.DateTimeField(auto_now=True, verbose_name="updated at")),
             ],
             options={
-                'verbose_name': 'task template',
-                'verbose_name_plural': 'task templates',
-                'ordering': ['name'],
+                "verbose_name": "task template",
+                "verbose_name_plural": "task templates",
+                "ordering": ["name"],
             },
         ),
         migrations.CreateModel(
-            name='DeadLetter',
+            name="DeadLetter",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('task_id', models.CharField(max_length=255, unique=True, verbose_name='task id')),
-                ('task_name', models.CharField(max_length=255, verbose_name='task')),
-                ('celery_name', models.CharField(max_length=255, verbose_name="Celery's name")),
-                ('args', models.JSONField(default=list, verbose_name='arguments')),
-                ('kwargs', models.JSONField(default=dict, verbose_name='keyword arguments')),
-                ('queue', models.CharField(blank=True, max_length=255, verbose_name='queue')),
-                ('error', models.TextField(blank=True, verbose_name='error')),
-                ('traceback', models.TextField(blank=True, verbose_name='traceback')),
-                ('retries', models.IntegerField(default=0, verbose_name='retries')),
-                ('status', models.CharField(choices=[('WAITING', 'waiting'), ('REQUEUED', 'requeued'), ('DISCARDED', 'discarded')], default='WAITING', max_length=10, verbose_name='status')),
-                ('created_at', models.DateTimeField(verbose_name='created at')),
-                ('closed_at', models.DateTimeField(blank=True, null=True, verbose_name='closed at')),
-                ('requeued_task_id', models.CharField(blank=True, default='', max_length=255, verbose_name='requeued as')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("task_id", models.CharField(max_length=255, unique=True, verbose_name="task id")),
+                ("task_name", models.CharField(max_length=255, verbose_name="task")),
+                ("celery_name", models.CharField(max_length=255, verbose_name="Celery's name")),
+                ("args", models.JSONField(default=list, verbose_name="arguments")),
+                ("kwargs", models.JSONField(default=dict, verbose_name="keyword arguments")),
+                ("queue", models.CharField(blank=True, max_length=255, verbose_name="queue")),
+                ("error", models.TextField(blank=True, verbose_name="error")),
+                ("traceback", models.TextField(blank=True, verbose_name="traceback")),
+                ("retries", models.IntegerField(default=0, verbose_name="retries")),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("WAITING", "waiting"),
+                            ("REQUEUED", "requeued"),
+                            ("DISCARDED", "discarded"),
+                        ],
+                        default="WAITING",
+                        max_length=10,
+                        verbose_name="status",
+                    ),
+                ),
+                ("created_at", models.DateTimeField(verbose_name="created at")),
+                (
+                    "closed_at",
+                    models.DateTimeField(blank=True, null=True, verbose_name="closed at"),
+                ),
+                (
+                    "requeued_task_id",
+                    models.CharField(
+                        blank=True, default="", max_length=255, verbose_name="requeued as"
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'dead letter',
-                'verbose_name_plural': 'dead letters',
-                'ordering': ['-created_at', '-id'],
-                'indexes': [models.Index(models.F('status'), models.OrderBy(models.F('created_at'), descending=True), name='dead_letter_status')],
+                "verbose_name": "dead letter",
+                "verbose_name_plural": "dead letters",
+                "ordering": ["-created_at", "-id"],
+                "indexes": [
+                    models.Index(
+                        models.F("status"),
+                        models.OrderBy(models.F("created_at"), descending=True),
+                        name="dead_letter_status",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='TaskStatistic',
+            name="TaskStatistic",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('hour', models.DateTimeField(blank=True, null=True, verbose_name='hour')),
-                ('task_name', models.CharField(max_length=255, verbose_name='task')),
-                ('task_module', models.CharField(max_length=100, verbose_name='module')),
-                ('status', models.CharField(choices=[('PENDING', 'pending'), ('STARTED', 'started'), ('RETRY', 'waiting for a retry'), ('SUCCESS', 'success'), ('FAILURE', 'failure'), ('REVOKED', 'revoked')], max_length=10, verbose_name='status')),
-                ('bucket', models.SmallIntegerField(verbose_name='bucket')),
-                ('count', models.BigIntegerField(verbose_name='count')),
-                ('seconds', models.FloatField(verbose_name='seconds')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("hour", models.DateTimeField(blank=True, null=True, verbose_name="hour")),
+                ("task_name", models.CharField(max_length=255, verbose_name="task")),
+                ("task_module", models.CharField(max_length=100, verbose_name="module")),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("PENDING", "pending"),
+                            ("STARTED", "started"),
+                            ("RETRY", "waiting for a retry"),
+                            ("SUCCESS", "success"),
+                            ("FAILURE", "failure"),
+                            ("REVOKED", "revoked"),
+                        ],
+                        max_length=10,
+                        verbose_name="status",
+                    ),
+                ),
+                ("bucket", models.SmallIntegerField(verbose_name="bucket")),
+                ("count", models.BigIntegerField(verbose_name="count")),
+                ("seconds", models.FloatField(verbose_name="seconds")),
             ],
             options={
-                'verbose_name': 'task statistic',
-                'verbose_name_plural': 'task statistics',
-                'constraints': [models.UniqueConstraint(fields=('hour', 'task_name', 'task_module', 'status', 'bucket'), name='task_statistic_key', nulls_distinct=False)],
+                "verbose_name": "task statistic",
+                "verbose_name_plural": "task statistics",
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("hour", "task_name", "task_module", "status", "bucket"),
+                        name="task_statistic_key",
+                        nulls_distinct=False,
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='TaskExecution',
+            name="TaskExecution",
             fields=[
-                ('task_id', models.CharField(max_length=255, primary_key=True, serialize=False, verbose_name='task id')),
-                ('task_name', models.CharField(help_text="The name given by track_task, or Celery's.", max_length=255, verbose_name='task')),
-                ('celery_name', models.CharField(max_length=255, verbose_name="Celery's name")),
-                ('task_module', models.CharField(max_length=100, verbose_name='module')),
-                ('description', models.TextField(blank=True, verbose_name='description')),
-                ('status', models.CharField(choices=[('PENDING', 'pending'), ('STARTED', 'started'), ('RETRY', 'waiting for a retry'), ('SUCCESS', 'success'), ('FAILURE', 'failure'), ('REVOKED', 'revoked')], default='PENDING', max_length=10, verbose_name='status')),
-                ('previous_status', models.CharField(blank=True, default='', editable=False, max_length=10)),
-                ('position', models.BigIntegerField(help_text='How far the task has come: a row moves to a higher one only.', verbose_name='position')),
-                ('changed_at', models.DateTimeField(verbose_name='changed at')),
-                ('progress', models.SmallIntegerField(default=0, help_text='0 to 100.', verbose_name='progress')),
-                ('message', models.TextField(blank=True, verbose_name='message')),
-                ('parameters', models.JSONField(blank=True, default=dict, verbose_name='parameters')),
-                ('result', models.JSONField(blank=True, null=True, verbose_name='result')),
-                ('error', models.TextField(blank=True, verbose_name='error')),
-                ('traceback', models.TextField(blank=True, verbose_name='traceback')),
-                ('worker', models.CharField(blank=True, max_length=255, verbose_name='worker')),
-                ('queue', models.CharField(blank=True, max_length=255, verbose_name='queue')),
-                ('retries', models.IntegerField(default=0, verbose_name='retries')),
-                ('created_at', models.DateTimeField(verbose_name='created at')),
-                ('started_at', models.DateTimeField(blank=True, null=True, verbose_name='started at')),
-                ('finished_at', models.DateTimeField(blank=True, null=True, verbose_name='finished at')),
-                ('duration', models.FloatField(blank=True, help_text='Seconds of the last attempt.', null=True, verbose_name='duration')),
-                ('cancelled_at', models.DateTimeField(blank=True, null=True, verbose_name='cancelled at')),
-                ('user', models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='task_executions', to=settings.AUTH_USER_MODEL, verbose_name='user')),
+                (
+                    "task_id",
+                    models.CharField(
+                        max_length=255, primary_key=True, serialize=False, verbose_name="task id"
+                    ),
+                ),
+                (
+                    "task_name",
+                    models.CharField(
+                        help_text="The name given by track_task, or Celery's.",
+                        max_length=255,
+                        verbose_name="task",
+                    ),
+                ),
+                ("celery_name", models.CharField(max_length=255, verbose_name="Celery's name")),
+                ("task_module", models.CharField(max_length=100, verbose_name="module")),
+                ("description", models.TextField(blank=True, verbose_name="description")),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("PENDING", "pending"),
+                            ("STARTED", "started"),
+                            ("RETRY", "waiting for a retry"),
+                            ("SUCCESS", "success"),
+                            ("FAILURE", "failure"),
+                            ("REVOKED", "revoked"),
+                        ],
+                        default="PENDING",
+                        max_length=10,
+                        verbose_name="status",
+                    ),
+                ),
+                (
+                    "previous_status",
+                    models.CharField(blank=True, default="", editable=False, max_length=10),
+                ),
+                (
+                    "position",
+                    models.BigIntegerField(
+                        help_text="How far the task has come: a row moves to a higher one only.",
+                        verbose_name="position",
+                    ),
+                ),
+                ("changed_at", models.DateTimeField(verbose_name="changed at")),
+                (
+                    "progress",
+                    models.SmallIntegerField(
+                        default=0, help_text="0 to 100.", verbose_name="progress"
+                    ),
+                ),
+                ("message", models.TextField(blank=True, verbose_name="message")),
+                (
+                    "parameters",
+                    models.JSONField(blank=True, default=dict, verbose_name="parameters"),
+                ),
+                ("result", models.JSONField(blank=True, null=True, verbose_name="result")),
+                ("error", models.TextField(blank=True, verbose_name="error")),
+                ("traceback", models.TextField(blank=True, verbose_name="traceback")),
+                ("worker", models.CharField(blank=True, max_length=255, verbose_name="worker")),
+                ("queue", models.CharField(blank=True, max_length=255, verbose_name="queue")),
+                ("retries", models.IntegerField(default=0, verbose_name="retries")),
+                ("created_at", models.DateTimeField(verbose_name="created at")),
+                (
+                    "started_at",
+                    models.DateTimeField(blank=True, null=True, verbose_name="started at"),
+                ),
+                (
+                    "finished_at",
+                    models.DateTimeField(blank=True, null=True, verbose_name="finished at"),
+                ),
+                (
+                    "duration",
+                    models.FloatField(
+                        blank=True,
+                        help_text="Seconds of the last attempt.",
+                        null=True,
+                        verbose_name="duration",
+                    ),
+                ),
+                (
+                    "cancelled_at",
+                    models.DateTimeField(blank=True, null=True, verbose_name="cancelled at"),
+                ),
+                (
+                    "user",
+                    models.ForeignKey(
+                        blank=True,
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.SET_NULL,
+                        related_name="task_executions",
+                        to=settings.AUTH_USER_MODEL,
+                        verbose_name="user",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'task execution',
-                'verbose_name_plural': 'task executions',
-                'ordering': ['-created_at', '-task_id'],
-                'indexes': [models.Index(models.OrderBy(models.F('created_at'), descending=True), models.OrderBy(models.F('task_id'), descending=True), name='task_created'), models.Index(models.F('user'), models.OrderBy(models.F('created_at'), descending=True), condition=models.Q(('user__isnull', False)), name='task_user_created'), models.Index(models.F('task_module'), models.OrderBy(models.F('created_at'), descending=True), name='task_module_created'), models.Index(models.F('task_name'), models.OrderBy(models.F('created_at'), descending=True), name='task_name_created'), models.Index(models.F('status'), models.OrderBy(models.F('created_at'), descending=True), condition=models.Q(('status', 'SUCCESS'), _negated=True), name='task_status_created')],
-                'constraints': [models.CheckConstraint(condition=models.Q(('progress__gte', 0), ('progress__lte', 100)), name='task_progress_0_to_100'), models.CheckConstraint(condition=models.Q(('status__in', ['PENDING', 'STARTED', 'RETRY', 'SUCCESS', 'FAILURE', 'REVOKED'])), name='task_status_known')],
+                "verbose_name": "task execution",
+                "verbose_name_plural": "task executions",
+                "ordering": ["-created_at", "-task_id"],
+                "indexes": [
+                    models.Index(
+                        models.OrderBy(models.F("created_at"), descending=True),
+                        models.OrderBy(models.F("task_id"), descending=True),
+                        name="task_created",
+                    ),
+                    models.Index(
+                        models.F("user"),
+                        models.OrderBy(models.F("created_at"), descending=True),
+                        condition=models.Q(("user__isnull", False)),
+                        name="task_user_created",
+                    ),
+                    models.Index(
+                        models.F("task_module"),
+                        models.OrderBy(models.F("created_at"), descending=True),
+                        name="task_module_created",
+                    ),
+                    models.Index(
+                        models.F("task_name"),
+                        models.OrderBy(models.F("created_at"), descending=True),
+                        name="task_name_created",
+                    ),
+                    models.Index(
+                        models.F("status"),
+                        models.OrderBy(models.F("created_at"), descending=True),
+                        condition=models.Q(("status", "SUCCESS"), _negated=True),
+                        name="task_status_created",
+                    ),
+                ],
+                "constraints": [
+                    models.CheckConstraint(
+                        condition=models.Q(("progress__gte", 0), ("progress__lte", 100)),
+                        name="task_progress_0_to_100",
+                    ),
+                    models.CheckConstraint(
+                        condition=models.Q(
+                            (
+                                "status__in",
+                                ["PENDING", "STARTED", "RETRY", "SUCCESS", "FAILURE", "REVOKED"],
+                            )
+                        ),
+                        name="task_status_known",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='TaskNotification',
+            name="TaskNotification",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('task_id', models.CharField(max_length=255, verbose_name='task id')),
-                ('task_name', models.CharField(max_length=255, verbose_name='task')),
-                ('event', models.CharField(choices=[('start', 'start'), ('progress', 'progress'), ('complete', 'complete'), ('error', 'error'), ('alert', 'alert')], max_length=10, verbose_name='event')),
-                ('channel', models.CharField(choices=[('in_app', 'in-app'), ('email', 'e-mail'), ('webhook', 'webhook'), ('admins', 'administrators')], max_length=10, verbose_name='channel')),
-                ('progress', models.SmallIntegerField(default=0, verbose_name='progress')),
-                ('message', models.TextField(blank=True, verbose_name='message')),
-                ('address', models.CharField(blank=True, help_text='Of a webhook.', max_length=500, verbose_name='address')),
-                ('status', models.CharField(choices=[('PENDING', 'pending'), ('DELIVERED', 'delivered'), ('FAILED', 'failed')], default='PENDING', max_length=10, verbose_name='status')),
-                ('attempts', models.PositiveSmallIntegerField(db_default=0, default=0, verbose_name='attempts')),
-                ('next_attempt_at', models.DateTimeField(blank=True, null=True, verbose_name='next attempt at')),
-                ('last_error', models.TextField(blank=True, db_default='', verbose_name='last error')),
-                ('created_at', models.DateTimeField(verbose_name='created at')),
-                ('delivered_at', models.DateTimeField(blank=True, null=True, verbose_name='delivered at')),
-                ('read_at', models.DateTimeField(blank=True, null=True, verbose_name='read at')),
-                ('user', models.ForeignKey(blank=True, db_index=False, null=True, on_delete=django.db.models.deletion.CASCADE, related_name='task_notifications', to=settings.AUTH_USER_MODEL, verbose_name='user')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("task_id", models.CharField(max_length=255, verbose_name="task id")),
+                ("task_name", models.CharField(max_length=255, verbose_name="task")),
+                (
+                    "event",
+                    models.CharField(
+                        choices=[
+                            ("start", "start"),
+                            ("progress", "progress"),
+                            ("complete", "complete"),
+                            ("error", "error"),
+                            ("alert", "alert"),
+                        ],
+                        max_length=10,
+                        verbose_name="event",
+                    ),
+                ),
+                (
+                    "channel",
+                    models.CharField(
+                        choices=[
+                            ("in_app", "in-app"),
+                            ("email", "e-mail"),
+                            ("webhook", "webhook"),
+                            ("admins", "administrators"),
+                        ],
+                        max_length=10,
+                        verbose_name="channel",
+                    ),
+                ),
+                ("progress", models.SmallIntegerField(default=0, verbose_name="progress")),
+                ("message", models.TextField(blank=True, verbose_name="message")),
+                (
+                    "address",
+                    models.CharField(
+                        blank=True,
+                        help_text="Of a webhook.",
+                        max_length=500,
+                        verbose_name="address",
+                    ),
+                ),
+                (
+                    "status",
+                    models.CharField(
+                        choices=[
+                            ("PENDING", "pending"),
+                            ("DELIVERED", "delivered"),
+                            ("FAILED", "failed"),
+                        ],
+                        default="PENDING",
+                        max_length=10,
+                        verbose_name="status",
+                    ),
+                ),
+                (
+                    "attempts",
+                    models.PositiveSmallIntegerField(
+                        db_default=0, default=0, verbose_name="attempts"
+                    ),
+                ),
+                (
+                    "next_attempt_at",
+                    models.DateTimeField(blank=True, null=True, verbose_name="next attempt at"),
+                ),
+                (
+                    "last_error",
+                    models.TextField(blank=True, db_default="", verbose_name="last error"),
+                ),
+                ("created_at", models.DateTimeField(verbose_name="created at")),
+                (
+                    "delivered_at",
+                    models.DateTimeField(blank=True, null=True, verbose_name="delivered at"),
+                ),
+                ("read_at", models.DateTimeField(blank=True, null=True, verbose_name="read at")),
+                (
+                    "user",
+                    models.ForeignKey(
+                        blank=True,
+                        db_index=False,
+                        null=True,
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="task_notifications",
+                        to=settings.AUTH_USER_MODEL,
+                        verbose_name="user",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'task notification',
-                'verbose_name_plural': 'task notifications',
-                'ordering': ['-created_at', '-id'],
-                'indexes': [models.Index(models.F('user'), models.OrderBy(models.F('created_at'), descending=True), name='task_notification_user'), models.Index(models.OrderBy(models.F('created_at'), descending=True), name='task_notification_created'), models.Index(models.F('next_attempt_at'), condition=models.Q(('status', 'PENDING')), name='task_notification_pending')],
-                'constraints': [models.UniqueConstraint(fields=('task_id', 'event', 'channel', 'progress', 'address'), name='task_notification_once')],
+                "verbose_name": "task notification",
+                "verbose_name_plural": "task notifications",
+                "ordering": ["-created_at", "-id"],
+                "indexes": [
+                    models.Index(
+                        models.F("user"),
+                        models.OrderBy(models.F("created_at"), descending=True),
+                        name="task_notification_user",
+                    ),
+                    models.Index(
+                        models.OrderBy(models.F("created_at"), descending=True),
+                        name="task_notification_created",
+                    ),
+                    models.Index(
+                        models.F("channel"),
+                        models.F("next_attempt_at"),
+                        condition=models.Q(("status", "PENDING")),
+                        name="task_notification_pending",
+                    ),
+                    models.Index(
+                        models.F("task_name"),
+                        models.F("delivered_at"),
+                        condition=models.Q(("channel", "admins")),
+                        name="task_notification_alerts",
+                    ),
+                ],
+                "constraints": [
+                    models.UniqueConstraint(
+                        fields=("task_id", "event", "channel", "progress", "address"),
+                        name="task_notification_once",
+                    )
+                ],
             },
         ),
     ]

@@ -41,7 +41,7 @@ _REMOVE_STATISTICS = """
 """
 _REMOVE_NOTIFICATIONS = """
     DELETE FROM task_manager_tasknotification
-    WHERE created_at < now() - %s * interval '1 day' AND status <> 'PENDING'
+    WHERE created_at < now() - %s * interval '1 day'
 """
 
 _RECORD = """
@@ -70,7 +70,7 @@ WITH raw AS (
         left(COALESCE(celery_name, ''), 255),
         left(COALESCE(named.module, entry.module, ''), 100),
         COALESCE(named.description, entry.description, ''), auth_user.id, status,
-        '', position, to_timestamp(at), 
+        '', position, to_timestamp(at),
         GREATEST(entry.progress, progressed.progress, 0),
         COALESCE(entry.message, progressed.message, ''),
         COALESCE(NULLIF(named.parameters, '{{}}'), entry.parameters, '{{}}'), result,
@@ -80,7 +80,8 @@ WITH raw AS (
         to_timestamp(COALESCE(created_at, started_at, at)), to_timestamp(started_at),
         to_timestamp(finished_at), COALESCE(duration, finished_at - started_at)
     FROM entry LEFT JOIN named USING (id)
-        LEFT JOIN progressed ON progressed.id = entry.id AND progressed.retries IS NOT DISTINCT FROM entry.retries
+        LEFT JOIN progressed ON progressed.id = entry.id
+            AND progressed.retries IS NOT DISTINCT FROM entry.retries
         LEFT JOIN auth_user ON auth_user.id = COALESCE(named.user_id, entry.user_id)
     ORDER BY entry.id
     ON CONFLICT (task_id) DO UPDATE SET
@@ -179,7 +180,7 @@ def _record(data: bytes) -> int:
         changed: list[str] = cursor.fetchone()[0] or []
         if b'"letter":' in data:
             dead_letters.dead_letters_record(_letters(json.loads(data), set(changed)))
-        notifications.notifications_create(changed)
+        notifications.notifications_create(changed, failures=b'"FAILURE"' in data)
     return len(changed)
 
 
@@ -244,7 +245,8 @@ def _await_row(task_id: str) -> None:
 
 def executions_cleanup() -> int:
     """Remove finished rows past `TASK_RETENTION_DAYS`, a batch a transaction; their number."""
-    days, removed = settings.TASK_RETENTION_DAYS, 0
+    days: int = settings.TASK_RETENTION_DAYS
+    removed = 0
     while True:
         with connection.cursor() as cursor:
             cursor.execute(_REMOVE, [days, days, REMOVED])

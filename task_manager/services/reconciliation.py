@@ -82,7 +82,8 @@ def _stuck(messages: Broker) -> list[Row]:
         cursor.execute(
             _STUCK, [list(UNFINISHED), QUIET_SECONDS, list(heads), list(heads.values()), LIMIT]
         )
-        return cursor.fetchall()
+        rows: list[Row] = cursor.fetchall()
+    return rows
 
 
 def _from_results(rows: list[Row]) -> tuple[set[str], list[bytes]]:
@@ -139,7 +140,7 @@ def _running(task_ids: list[str]) -> set[str]:
     """Those that a worker says it has."""
     if not task_ids or not cancellations().workers(seconds=60):
         return set()
-    answers = current_app.control.inspect(timeout=2).query_task(task_ids) or {}
+    answers = current_app.control.inspect(timeout=2).query_task(*task_ids) or {}
     return {task_id for tasks in answers.values() for task_id in tasks}
 
 

@@ -37,7 +37,7 @@ def test_long_values_are_cut():
 
 
 def test_deep_and_endless_values_end():
-    endless: list = []
+    endless: list[object] = []
     endless.append(endless)
     assert "…" in json.dumps(entries.bounded(endless), ensure_ascii=False)
 

@@ -74,6 +74,8 @@ class Stack:
     #: HOST_PORT_*, as variables of the shell that calls Compose.
     ports: dict[str, str] = field(default_factory=free_ports)
     name: str = field(default_factory=lambda: f"flash-promos-test-{secrets.token_hex(4)}")
+    #: Of the user that `make_staff` makes.
+    token: str = ""
 
     def try_compose(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         shell = {name: os.environ[name] for name in INHERITED if name in os.environ}
@@ -131,9 +133,16 @@ class Stack:
         return states
 
     def http(
-        self, path: str, *, port: str = "HOST_PORT_WEB", login: str | None = None
+        self,
+        path: str,
+        *,
+        port: str = "HOST_PORT_WEB",
+        login: str | None = None,
+        token: str | None = None,
     ) -> tuple[int, str]:
         request = urllib.request.Request(f"http://127.0.0.1:{self.ports[port]}{path}")
+        if token is not None:
+            request.add_header("Authorization", f"Bearer {token}")
         if login is not None:
             request.add_header(
                 "Authorization", f"Basic {base64.b64encode(login.encode()).decode()}"
@@ -144,6 +153,40 @@ class Stack:
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
+
+    # --- The task history ---
+
+    def make_staff(self) -> None:
+        """The user `staff`, whose token `execution` uses."""
+        self.token = self.shell_code("""
+from django.contrib.auth.models import User
+from rest_framework_simplejwt.tokens import AccessToken
+
+user = User.objects.create_user("staff", is_staff=True)
+token = AccessToken.for_user(user)
+token.set_exp(lifetime=__import__("datetime").timedelta(hours=1))
+print(token)
+""").strip()
+
+    def execution(self, task_id: str) -> dict[str, Any]:
+        """The task in the list of the API; empty when it is not there."""
+        status, body = self.http("/api/tasks/executions/?page_size=100", token=self.token)
+        assert status == 200, body
+        tasks = {task["task_id"]: task for task in json.loads(body)["results"]}
+        found: dict[str, Any] = tasks.get(task_id, {})
+        return found
+
+    def wait_for_ends(self, task_ids: list[str], *, seconds: float) -> None:
+        """Until each of these tasks has one row, and it says SUCCESS."""
+
+        def ended() -> bool:
+            printed = self.shell_code(f"""
+from task_manager.models import TaskExecution
+print(*TaskExecution.objects.filter(pk__in={task_ids!r}).values_list("status", flat=True))
+""").split()
+            return printed == ["SUCCESS"] * len(task_ids)
+
+        wait_until(ended, seconds=seconds, what=f"{len(task_ids)} tasks ended well")
 
     # --- The marketplace ---
 

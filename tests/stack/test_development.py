@@ -8,6 +8,13 @@ import pytest
 
 from tests.stack.stack import Stack, copy_project, wait_until
 
+#: Publishes ten tasks and prints their ids.
+PUBLISH = """
+import django
+django.setup()
+from promotions.tasks import release_expired_reservations as task
+print(*(task.delay().id for _ in range(10)))
+"""
 SERVICES = {"web", "worker", "beat", "flower", "postgres", "redis", "localstack"}
 
 
@@ -80,6 +87,42 @@ def test_a_task_by_hand_from_the_shell(stack: Stack) -> None:
         "print(check_active_promos.delay().get(timeout=60))"
     )
     assert "published" in printed
+
+
+def test_a_task_from_the_shell_is_in_the_history_within_a_second(stack: Stack) -> None:
+    stack.make_staff()
+    task_id = stack.shell_code(
+        "from promotions.tasks import check_active_promos\nprint(check_active_promos.delay().id)"
+    ).strip()
+    published = time.monotonic()
+    # The shell has ended meanwhile: its last second does not count.
+    wait_until(
+        lambda: stack.execution(task_id),
+        seconds=published + 1 - time.monotonic(),
+        what="the task in GET /api/tasks/executions/",
+    )
+    wait_until(
+        lambda: stack.execution(task_id).get("status") == "SUCCESS",
+        seconds=30,
+        what="its end",
+    )
+
+
+def test_tasks_published_while_postgresql_is_away_are_in_the_history(stack: Stack) -> None:
+    stack.compose("stop", "postgres")
+    # Without the database: the shell of Django needs none.
+    ids = stack.execute("beat", "python", "-c", PUBLISH).split()
+    stack.compose("up", "--detach", "--wait", "postgres")
+    stack.wait_for_ends(ids, seconds=60)
+
+
+def test_tasks_around_a_restart_of_redis_are_in_the_history(stack: Stack) -> None:
+    before = stack.execute("beat", "python", "-c", PUBLISH).split()
+    stack.wait_for_ends(before, seconds=60)
+    stack.compose("restart", "redis")
+    stack.compose("up", "--detach", "--wait", "redis", "worker")
+    after = stack.execute("beat", "python", "-c", PUBLISH).split()
+    stack.wait_for_ends(before + after, seconds=120)
 
 
 def test_redis_cli_ping(stack: Stack) -> None:

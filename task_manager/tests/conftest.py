@@ -1,0 +1,56 @@
+"""Fixtures of the task manager's tests: rows as workers would have written them."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from marketplace.celery import app
+from marketplace.tests.test_health import closed_broker
+from task_manager.entries import position
+from task_manager.models import TaskExecution
+from task_manager.tests.receivers import Receiver, serving
+
+
+@pytest.fixture
+def make_execution(db: None) -> Callable[..., TaskExecution]:
+    """A PENDING task of nobody; any field may be given. Each is newer than the one before."""
+    numbers = itertools.count(1)
+
+    def make(**fields: Any) -> TaskExecution:
+        now = timezone.now()
+        defaults = {
+            "task_id": f"task-{next(numbers)}",
+            "task_name": "nomina.consolidar",
+            "task_module": "nomina",
+            "description": "Consolidar nómina del período",
+            "status": "PENDING",
+            "created_at": now,
+            "changed_at": now,
+        }
+        fields = defaults | fields
+        return TaskExecution.objects.create(position=position(fields["status"]), **fields)
+
+    return make
+
+
+@pytest.fixture
+def receiver(settings: Any) -> Iterator[Receiver]:
+    """A server for webhooks, which may be called and to whom they are signed."""
+    settings.TASK_WEBHOOK_SECRET = "top"
+    settings.TASK_WEBHOOK_ALLOW_PRIVATE = True
+    server = Receiver()
+    with serving(server):
+        yield server
+        server.released.set()
+
+
+@pytest.fixture
+def no_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A broker that is away for publishers, without the connections they have open."""
+    with closed_broker(), monkeypatch.context() as patch:
+        patch.setattr(app, "_pool", None)
+        patch.setattr(app.amqp, "_producer_pool", None)
+        yield
