@@ -5,8 +5,12 @@ once. A task pays for an append.
 """
 
 import logging
+import os
 import time
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import redis
@@ -73,7 +77,8 @@ class Request(celery_request.Request):
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
     ) -> None:
         self.has_ended = True
-        super().on_failure(exc_info, send_failed_event, return_ok)
+        with _speaking_of(self):
+            super().on_failure(exc_info, send_failed_event, return_ok)
         # The rest ends in a signal, or goes back to the queue.
         if return_ok:
             exception = unwrapped(exc_info)
@@ -81,6 +86,10 @@ class Request(celery_request.Request):
                 note(self, TaskStatus.REVOKED, error="The task asked to be ignored.")
             elif not isinstance(exception, Retry | Reject):
                 note(self, TaskStatus.FAILURE, **entries.error(exception, exc_info.traceback))
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        with _speaking_of(self):
+            super().on_timeout(soft, timeout)
 
     def on_retry(self, exc_info: Any) -> None:
         super().on_retry(exc_info)
@@ -97,18 +106,48 @@ def unwrapped(exc_info: Any) -> BaseException | None:
     return error
 
 
+@contextmanager
+def _speaking_of(request: Request) -> Iterator[None]:
+    """While it lasts, a signal about this task is about this request."""
+    global _request
+    _request = request
+    try:
+        yield
+    finally:
+        _request = None
+
+
+_request: Request | None = None
+_main_process = 0
+
+
 def connect() -> None:
     """Listen to what the main process alone can tell: revoked, timed out, lost, unknown."""
+    global _main_process
+    _main_process = os.getpid()
     signals.task_revoked.connect(_revoked, dispatch_uid="task_manager")
     signals.task_failure.connect(_failed, dispatch_uid="task_manager")
     signals.task_unknown.connect(_unknown, dispatch_uid="task_manager")
 
 
+def _in_main(receiver: Callable[..., None]) -> Callable[..., None]:
+    """The pool's children inherit the receivers; what they note nobody would read."""
+
+    @wraps(receiver)
+    def checked(**fields: Any) -> None:
+        if os.getpid() == _main_process:
+            receiver(**fields)
+
+    return checked
+
+
+@_in_main
 def _revoked(request: Any, terminated: bool, expired: bool, **_: Any) -> None:
     reason = "expired" if expired else "terminated" if terminated else "revoked"
     note(request, TaskStatus.REVOKED, error=f"The task was {reason}.")
 
 
+@_in_main
 def _failed(
     sender: Any,
     task_id: str,
@@ -118,11 +157,13 @@ def _failed(
     einfo: Any,
     **_: Any,
 ) -> None:
-    message = {"id": task_id, "task": sender.name}
-    fields = entries.error(exception, einfo and einfo.traceback)
-    note((message, args, kwargs), TaskStatus.FAILURE, **fields)
+    request: Any = _request
+    if request is None or request.id != task_id:
+        request = ({"id": task_id, "task": sender.name}, args, kwargs)
+    note(request, TaskStatus.FAILURE, **entries.error(exception, einfo and einfo.traceback))
 
 
+@_in_main
 def _unknown(name: str, id: str, exc: BaseException, **_: Any) -> None:
     message = {"id": id, "task": name}
     error = f"No task of this name is known to the worker: {exc}"

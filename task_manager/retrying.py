@@ -1,6 +1,12 @@
 """The base class of tasks that are tried again and, when that did not help, kept."""
 
+import time
+from typing import Any
+
 from celery import Task
+
+from task_manager import entries
+from task_manager.clients.stream import writer
 
 
 class RetryingTask(Task):  # type: ignore[type-arg]
@@ -22,3 +28,17 @@ class RetryingTask(Task):  # type: ignore[type-arg]
     retry_jitter = True
     #: A run that ended in FAILURE is kept with its arguments, to be requeued or discarded.
     dead_letter = True
+
+    def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Tell of the letter at once: the worker's main process may be killed before it does."""
+        super().on_failure(exc, task_id, args, kwargs, einfo)
+        request = self.request
+        if not self.dead_letter or request.id != task_id or request.is_eager:
+            return
+        now = time.time()
+        entry = entries.of_message(vars(request), args, kwargs)
+        entry |= entries.error(exc, einfo and einfo.traceback)
+        entry |= {"finished_at": now, "letter": {"args": args, "kwargs": kwargs}}
+        data = entries.transition(entry, "FAILURE", now)
+        writer().add(lambda: data)
+        writer().flush()

@@ -2,13 +2,14 @@
 
 from celery import shared_task
 
-from task_manager.services import executions, notifications, reconciliation
+from task_manager.services import dead_letters, executions, notifications, reconciliation
 
 
 @shared_task
 def reconcile_executions() -> dict[str, int]:
     """Bring rows that look stuck to what result backend, broker and workers know."""
-    return reconciliation.executions_reconcile()
+    counts = reconciliation.executions_reconcile()
+    return counts | {"reopened": dead_letters.dead_letters_reopen()}
 
 
 @shared_task

@@ -28,11 +28,11 @@ ALLOWED = {
     # The worker's side of the history.
     "observer": {"models", "entries", "clients"},
     "bootsteps": {"observer", "clients", "services"},
-    "retrying": set(),
-    "apps": {"receivers", "bootsteps", "metrics"},
+    "retrying": {"entries", "clients"},
+    "apps": {"receivers", "bootsteps"},
 }
 #: What one app may import of another.
-MEETING_ROOMS = {"services", "selectors", "utils", "metrics"}
+MEETING_ROOMS = {"services", "selectors", "utils", "retrying"}
 
 
 def imports(path: Path) -> Iterator[tuple[str, ...]]:

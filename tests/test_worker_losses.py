@@ -193,3 +193,12 @@ def test_a_task_is_published_although_its_tracking_fails(broker, tmp_path):
         broker.delete(stream.STREAM)
         assert row(send("probe.trace", "again"), "SUCCESS")
     assert Path(tmp_path / "one.log").read_text().count("The task history waits: ") == 1
+
+
+def test_the_pools_children_keep_no_notes(broker, tmp_path):
+    """Each failure in a child would stay in its memory for good."""
+    with running(tmp_path):
+        for _ in range(3):
+            row(send("probe.fail", "no boxes"), "FAILURE")
+        noted = row(send("probe.notes"), "SUCCESS")
+    assert noted.result == 0

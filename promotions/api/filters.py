@@ -77,6 +77,7 @@ class PromoFilter(filters.FilterSet):  # type: ignore[misc]
     near = extend_schema_field(
         {
             "type": "string",
+            "pattern": r"^-?(90|[1-8]?\d(\.\d+)?),-?(180|(1[0-7]\d|[1-9]?\d)(\.\d+)?)$",
             "example": "19.4326,-99.1332",
             "description": "latitude,longitude in degrees: the promos whose store is near enough "
             "to this place, by each promo's own greatest distance, nearest first.",

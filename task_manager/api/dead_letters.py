@@ -14,7 +14,7 @@ from rest_framework.serializers import BaseSerializer
 
 from task_manager import exceptions
 from task_manager.api.errors import TaskManagerView, refusals
-from task_manager.api.filters import choice_error
+from task_manager.api.filters import TextFilter, choice_error
 from task_manager.api.serializers import OBJECT
 from task_manager.models import DeadLetter, DeadLetterStatus
 from task_manager.services.dead_letters import (
@@ -28,7 +28,7 @@ class DeadLetterFilter(filters.FilterSet):  # type: ignore[misc]
     status = filters.ChoiceFilter(
         choices=DeadLetterStatus.choices, error_messages=choice_error(DeadLetterStatus.values)
     )
-    task_name = filters.CharFilter(max_length=255, help_text=_("The task's name."))
+    task_name = TextFilter(help_text=_("The task's name."))
 
     class Meta:
         model = DeadLetter

@@ -1,5 +1,6 @@
 """The query parameters of the listings; a wrong one says what would be right."""
 
+from datetime import MINYEAR, UTC, datetime
 from typing import Any
 
 from django import forms
@@ -7,6 +8,7 @@ from django.db.models import QuerySet
 from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 from django_filters import rest_framework as filters  # type: ignore[import-untyped]
+from django_filters.fields import IsoDateTimeField  # type: ignore[import-untyped]
 from drf_spectacular.utils import extend_schema_field
 
 from task_manager import selectors
@@ -39,6 +41,32 @@ class NumberFilter(filters.Filter):  # type: ignore[misc]
     field_class = forms.IntegerField
 
 
+@extend_schema_field({"type": "string", "maxLength": 255, "pattern": r"^[^\x00]*$"})
+class TextFilter(filters.CharFilter):  # type: ignore[misc]
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, max_length=255, **kwargs)
+
+
+EARLIEST = datetime.min.replace(tzinfo=UTC)
+LATEST = datetime.max.replace(tzinfo=UTC)
+
+
+class MomentField(IsoDateTimeField):  # type: ignore[misc]
+    """In UTC, since PostgreSQL does not know every offset that ISO 8601 has."""
+
+    def to_python(self, value: Any) -> datetime | None:
+        moment: datetime | None = super().to_python(value)
+        try:
+            return moment and moment.astimezone(UTC)
+        except OverflowError:
+            return EARLIEST if moment and moment.year == MINYEAR else LATEST
+
+
+@extend_schema_field({"type": "string", "format": "date-time"})
+class MomentFilter(filters.Filter):  # type: ignore[misc]
+    field_class = MomentField
+
+
 class ExecutionFilter(filters.FilterSet):  # type: ignore[misc]
     user = NumberFilter(
         "user_id",
@@ -49,20 +77,19 @@ class ExecutionFilter(filters.FilterSet):  # type: ignore[misc]
             ("invalid", "min_value"), _("Use the number of a user, such as 1.")
         ),
     )
-    task_module = filters.CharFilter(max_length=100, help_text=_("The module's name."))
-    task_name = filters.CharFilter(max_length=255, help_text=_("The task's name."))
+    task_module = TextFilter(help_text=_("The module's name."))
+    task_name = TextFilter(help_text=_("The task's name."))
     status = filters.ChoiceFilter(
         choices=TaskStatus.choices, error_messages=choice_error(TaskStatus.values)
     )
-    created_after = filters.IsoDateTimeFilter(
+    created_after = MomentFilter(
         "created_at", lookup_expr="gte", help_text=_("Published at this time or later.")
     )
-    created_before = filters.IsoDateTimeFilter(
+    created_before = MomentFilter(
         "created_at", lookup_expr="lte", help_text=_("Published at this time or earlier.")
     )
-    search = filters.CharFilter(
+    search = TextFilter(
         method="by_text",
-        max_length=255,
         help_text=_(
             "A task's id, or text within the name, the module or the description of a task."
         ),

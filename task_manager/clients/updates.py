@@ -85,7 +85,7 @@ class Stream:
             timeout=TIMEOUT,
             socket_timeout=TIMEOUT,
             socket_connect_timeout=TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
+            retry=Retry(NoBackoff(), 1),  # a connection of the pool may have died unseen
         )
         self.client = redis.asyncio.Redis.from_pool(pool)
 

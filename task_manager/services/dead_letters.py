@@ -1,6 +1,7 @@
 """Failed tasks that are kept with all it takes to run them again."""
 
 from collections.abc import Iterable
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -33,6 +34,16 @@ _RECORD = """
     ON CONFLICT (task_id) DO NOTHING
 """
 
+# Long enough for the row of the new task to come, by the sweep at the latest.
+_REOPEN = """
+    UPDATE task_manager_deadletter AS letter
+    SET status = 'WAITING', closed_at = NULL, requeued_task_id = ''
+    WHERE status = 'REQUEUED' AND closed_at BETWEEN now() - interval '1 day'
+            AND now() - interval '5 minutes'
+        AND NOT EXISTS (
+            SELECT FROM task_manager_taskexecution WHERE task_id = letter.requeued_task_id)
+"""
+
 
 def dead_letters_record(letters: Iterable[dict[str, Any]]) -> None:
     """Keep these; one that is there already stays as it is."""
@@ -62,6 +73,21 @@ def dead_letter_discard(letter_id: int) -> None:
     """Give the letter up. Raises DeadLetter.DoesNotExist and LetterClosed."""
     DeadLetter.objects.only("pk").get(pk=letter_id)
     _close(letter_id, status=DeadLetter.Status.DISCARDED)
+
+
+def dead_letters_reopen() -> int:
+    """Let letters wait again whose requeued task never came to be: their publisher was killed."""
+    with connection.cursor() as cursor:
+        cursor.execute(_REOPEN)
+        reopened: int = cursor.rowcount
+    return reopened
+
+
+def dead_letters_cleanup(*, days: int) -> None:
+    """Remove those that were closed longer ago than this."""
+    DeadLetter.objects.exclude(status=DeadLetter.Status.WAITING).filter(
+        closed_at__lt=Now() - timedelta(days=days)
+    ).delete()
 
 
 def dead_letter_parameters(letter: DeadLetter) -> dict[str, Any]:

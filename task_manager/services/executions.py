@@ -250,11 +250,13 @@ def executions_cleanup() -> int:
     while True:
         with connection.cursor() as cursor:
             cursor.execute(_REMOVE, [days, days, REMOVED])
-            removed += cursor.rowcount
-            if cursor.rowcount < REMOVED:
-                break
+            batch: int = cursor.rowcount
+        removed += batch
+        if batch < REMOVED:
+            break
     with connection.cursor() as cursor:
         cursor.execute(_REMOVE_STATISTICS, [days])
         cursor.execute(_REMOVE_NOTIFICATIONS, [days])
+    dead_letters.dead_letters_cleanup(days=days)
     cancellations().forget(seconds=days * 86_400)
     return removed

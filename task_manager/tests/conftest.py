@@ -31,7 +31,7 @@ def make_execution(db: None) -> Callable[..., TaskExecution]:
             "changed_at": now,
         }
         fields = defaults | fields
-        return TaskExecution.objects.create(position=position(fields["status"]), **fields)
+        return TaskExecution.objects.create(position=position(str(fields["status"])), **fields)
 
     return make
 

@@ -143,6 +143,21 @@ def test_the_time_range_includes_its_ends(staff, make_execution):
 
 
 @pytest.mark.parametrize(
+    ("bound", "moment", "count"),
+    [
+        ("created_after", "2000-01-01T00:00:00+16:58", 1),  # no offset that PostgreSQL takes
+        ("created_after", "0001-01-01T00:00:00+14:00", 1),
+        ("created_before", "9999-12-31T23:59:59-14:00", 1),
+        ("created_before", "0001-01-01T00:00:00Z", 0),
+        ("created_before", "2000-01-01", 0),
+    ],
+)
+def test_any_moment_is_a_bound(staff, make_execution, bound, moment, count):
+    make_execution()
+    assert len(listed(staff, **{bound: moment})) == count
+
+
+@pytest.mark.parametrize(
     ("query", "message"),
     [
         ({"user": "ana"}, "number of a user"),

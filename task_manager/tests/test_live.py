@@ -436,9 +436,11 @@ def running(server: Redis) -> Iterator[None]:
     server.prepare()
     log = server.data / "log"
     with log.open("ab") as output, subprocess.Popen(server.command(), stdout=output) as process:
-        wait_until(lambda: listens(server.port), what="Redis listens")
-        yield
-        process.kill()
+        try:
+            wait_until(lambda: listens(server.port), what="Redis listens")
+            yield
+        finally:
+            process.kill()
 
 
 def test_live_updates_outlive_redis(tmp_path, make_user):
