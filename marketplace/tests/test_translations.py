@@ -9,6 +9,7 @@ import pytest
 from django.utils import translation
 
 from promotions.exceptions import PromotionsError
+from task_manager.exceptions import TaskManagerError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "locale" / "es" / "LC_MESSAGES"
@@ -63,7 +64,9 @@ def test_every_marked_text_is_in_spanish(path: Path):
     assert not missing
 
 
-@pytest.mark.parametrize("error", PromotionsError.__subclasses__())
+@pytest.mark.parametrize(
+    "error", [*PromotionsError.__subclasses__(), *TaskManagerError.__subclasses__()]
+)
 def test_every_refusal_is_in_spanish(error):
     with translation.override("es"):
         assert str(error()) not in ("", error.__doc__)
