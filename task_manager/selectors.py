@@ -89,8 +89,10 @@ def executions_ordered(executions: QuerySet[TaskExecution], order: str) -> Query
     last = "-task_id" if descending else "task_id"
     if name == "created_at":
         return executions.order_by(order, last)
-    newest = executions.order_by("-created_at", "-task_id").values("pk")[:SORTED]
-    return TaskExecution.objects.filter(pk__in=newest).order_by(order, last)
+    moments = executions.order_by("-created_at", "-task_id").values_list("created_at", flat=True)
+    if oldest := moments[SORTED - 1 : SORTED].first():
+        executions = executions.filter(created_at__gte=oldest)
+    return executions.order_by(order, last)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from rest_framework.views import APIView
 from rest_framework_simplejwt.authentication import JWTAuthentication
 
 from marketplace.api import Unavailable
-from marketplace.parsers import JSONParser
 from task_manager import exceptions
 from task_manager.api.authentication import SameOriginSessionAuthentication
 
@@ -40,7 +39,6 @@ class TaskManagerView(APIView):
 
     # JWT first: its WWW-Authenticate header makes an anonymous call a 401.
     authentication_classes = [JWTAuthentication, SameOriginSessionAuthentication]
-    parser_classes = [JSONParser]
 
     def handle_exception(self, exc: Exception) -> Response:
         return super().handle_exception(translated(exc))

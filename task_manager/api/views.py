@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 
+from marketplace.parsers import JSONParser
 from task_manager import exceptions, selectors
 from task_manager.api import filters, serializers
 from task_manager.api.errors import TaskManagerView, refusals
@@ -168,6 +169,7 @@ class TemplateViewSet(TaskManagerView, viewsets.ModelViewSet[TaskTemplate]):
     queryset = TaskTemplate.objects.order_by("name")
     serializer_class = serializers.TemplateSerializer
     permission_classes = [IsAdminUser]
+    parser_classes = [JSONParser]  # a form has no objects
     lookup_field = "name"
     lookup_value_converter = "text"
 

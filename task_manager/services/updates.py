@@ -73,9 +73,15 @@ class Update(NamedTuple):
     user_id: int | None
     task_id: str
     state: str
+    retries: int
     progress: int
     message: str
     result: Any
+
+    @property
+    def subject(self) -> tuple[str, str, int]:
+        """What it tells of: of two updates, the later says all."""
+        return self.task_id, self.state, self.retries
 
     @property
     def text(self) -> str:
@@ -129,7 +135,9 @@ class Known:
         result, message = transition.get("result"), task.message
         if status != TaskStatus.SUCCESS and (error := transition.get("error")):
             result, message = {"message": error}, error
-        return Update(position, task.user_id, task_id, status, task.progress, message, result)
+        return Update(
+            position, task.user_id, task_id, status, retries, task.progress, message, result
+        )
 
     def _task(self, task_id: str) -> _Task:
         task = self.tasks.get(task_id)
@@ -188,18 +196,18 @@ class Client:
         #: It was sent all up to here.
         self.position = position
         self._behind = True
-        self._waiting: OrderedDict[tuple[str, str], tuple[Position, str]] = OrderedDict()
+        self._waiting: OrderedDict[tuple[str, str, int], tuple[Position, str]] = OrderedDict()
         self._size = 0
         self._filled = asyncio.Event()
         self._ending: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    def offer(self, position: Position, key: tuple[str, str], text: str) -> None:
+    def offer(self, update: Update, text: str) -> None:
         """Give it to the client soon; a later progress takes the place of one that still waits."""
-        if self._behind or (self.position and position <= self.position):
+        if self._behind:
             return
-        _, replaced = self._waiting.pop(key, (position, ""))
+        _, replaced = self._waiting.pop(update.subject, (None, ""))
+        self._waiting[update.subject] = update.position, text
         self._size += len(text) - len(replaced)
-        self._waiting[key] = position, text
         self._filled.set()
         count = len(self._waiting)
         if count > MAX_WAITING or (self._size > MAX_WAITING_SIZE and count > 1):
@@ -228,9 +236,11 @@ class Client:
                     yield text
                 yield self._alive()
             elif self._waiting:
-                _, (self.position, text) = self._waiting.popitem(last=False)
+                _, (position, text) = self._waiting.popitem(last=False)
                 self._size -= len(text)
-                yield text
+                if self.position is None or position > self.position:
+                    self.position = position
+                    yield text
             else:
                 self._filled.clear()
                 try:
@@ -370,7 +380,7 @@ class Hub:
         for sees in {None, update.user_id}:
             for client in self._clients.get(sees, ()):
                 text = text or update.text
-                client.offer(update.position, (update.task_id, update.state), text)
+                client.offer(update, text)
 
     def _end_if_told(self) -> None:
         if not is_serving():

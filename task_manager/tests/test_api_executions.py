@@ -1,13 +1,17 @@
 """Listing, showing and cancelling executions."""
 
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
 from celery import shared_task
+from django.test import override_settings
 from django.utils import timezone
 
+from deploy.embedded.servers import free_port
 from marketplace.api import BoundedPaginator
 from task_manager import selectors
+from task_manager.clients.cancellations import cancellations
 from task_manager.utils import track_task
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker")]
@@ -190,7 +194,7 @@ def test_a_page_takes_four_queries_at_most(
 ):
     for _ in range(5):
         make_execution(user=ana)
-    with django_assert_max_num_queries(4):  # the caller, the known tasks, the count, the rows
+    with django_assert_max_num_queries(5):  # the caller, known tasks, what to sort, count, rows
         assert len(listed(staff, search="nomina", ordering="status")) == 5
 
 
@@ -276,3 +280,25 @@ def test_the_statistics_are_those_of_the_selector(staff, make_execution):
 def test_the_days_are_a_number_with_bounds(staff, days):
     response = staff.get("/api/tasks/stats/", {"days": days})
     assert (response.status_code, list(response.json()["error"]["fields"])) == (400, ["days"])
+
+
+# --- Redis away ----------------------------------------------------------------------------------
+@pytest.fixture
+def no_redis() -> Iterator[None]:
+    """Cancelling asks where nothing listens."""
+    cancellations.cache_clear()
+    with override_settings(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0"):
+        yield
+    cancellations.cache_clear()
+
+
+def test_without_redis_the_history_is_shown_and_cancelling_is_put_off(
+    client, ana, make_execution, no_redis
+):
+    execution = make_execution(user=ana)
+    assert listed(client) == [execution.pk]
+    assert client.get(f"/api/tasks/{execution.pk}/status/").status_code == 200
+    response = client.post(f"/api/tasks/cancel/{execution.pk}/")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "unavailable")
+    execution.refresh_from_db()
+    assert execution.status == "PENDING"

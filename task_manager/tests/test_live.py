@@ -117,8 +117,8 @@ def test_a_failure_says_why_and_how_far_it_came(server, make_user):
 def test_a_new_attempt_begins_at_no_progress(server, make_user):
     user = make_user()
     with server.connect(user) as client:
-        write(transition("a", "STARTED", user_id=user.pk, progress=40))
-        write(transition("a", "RETRY", error="ValueError('no')"))
+        write(transition("a", "STARTED", user_id=user.pk, retries=0, progress=40))
+        write(transition("a", "RETRY", retries=0, error="ValueError('no')"))
         write(transition("a", "STARTED", retries=1))
         assert [update["progress"] for update in islice(events(client), 3)] == [40, 40, 0]
 
