@@ -6,6 +6,7 @@ times a second, in one statement, while the pool's children only write to Redis.
 
 import logging
 import signal
+import sys
 import threading
 import time
 from typing import Any
@@ -28,6 +29,8 @@ PERIOD = 0.25
 SYNC = 0.5
 #: Seconds between two rounds of claiming and tidying.
 HOUSEKEEPING = 5.0
+#: Seconds after which the recorder lets the worker's own loop take its turn.
+SWITCH_SECONDS = 0.0005
 #: Seconds without another try after Redis or PostgreSQL failed.
 PAUSE = 1.0
 
@@ -163,6 +166,8 @@ class Tracking(bootsteps.StartStopStep):
         signals.worker_ready.connect(self._ready, weak=False)
 
     def _ready(self, sender: Any, **_: Any) -> None:
+        # The worker's loop must not wait 5 ms for a turn whenever the recorder computes.
+        sys.setswitchinterval(SWITCH_SECONDS)
         self.recorder = Recorder(sender.hostname)
         self.recorder.start()
 

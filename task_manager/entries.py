@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
+import orjson
 from celery import current_app
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
@@ -144,10 +145,10 @@ class Description:
     parameters: tuple[str, ...]
 
     @cached_property
-    def json(self) -> str:
+    def json(self) -> bytes:
         """The description as members of a JSON object that has others before them."""
         fields = {"name": self.name, "module": self.module, "description": self.description}
-        return f",{_encoder.encode(fields)[1:-1]}"
+        return b"," + encode(fields)[1:-1]
 
     def bind(self, args: Any, kwargs: Any) -> dict[str, Any]:
         """The parameters by name; what the function does not name stands under `args`."""
@@ -231,35 +232,36 @@ def _user_id(parameters: dict[str, Any], message: dict[str, Any]) -> int | None:
 
 
 def transition(
-    entry: dict[str, Any], status: str, at: float, *, presumed: bool = False, result: str = ""
+    entry: dict[str, Any], status: str, at: float, *, presumed: bool = False, result: bytes = b""
 ) -> bytes:
     """The entry as JSON, with what orders it; `result` is JSON already."""
     entry["status"] = status
     entry["position"] = position(status, entry.get("retries") or 0, presumed=presumed)
     entry["at"] = at
-    more = ""
+    more = b""
     if "celery_name" in entry and "name" not in entry:
         more = describe(entry["celery_name"]).json
     return encode(entry, more, result)
 
 
 #: An escaped NUL that is not itself the end of an escaped backslash.
-_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+_NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+_REPLACED = "\\1\ufffd".encode()
 
 
-def encode(entry: dict[str, Any], more: str = "", result: str = "") -> bytes:
+def encode(entry: dict[str, Any], more: bytes = b"", result: bytes = b"") -> bytes:
     """One JSON object of the entry and of what is JSON already, as PostgreSQL takes it."""
     try:
-        text = _encoder.encode(entry)
-    except ValueError:  # NaN and infinity, which JSON does not know
-        text = _encoder.encode(_without_nan(entry))
+        data = orjson.dumps(entry, default=_encoder.default)
+    except TypeError:  # lone surrogates, numbers of more than 64 bits, keys that are no text
+        data = _encoder.encode(_without_nan(entry)).encode("utf-8", "replace")
     if result:
-        more += f',"result":{result}'
+        more += b',"result":' + result
     if more:
-        text = text[:-1] + more + "}"
-    if "\\u0000" in text:  # which PostgreSQL does not take
-        text = _NUL.sub("\\1\ufffd", text)
-    return text.encode("utf-8", "replace")
+        data = data[:-1] + more + b"}"
+    if b"\\u0000" in data:  # which PostgreSQL does not take
+        data = _NUL.sub(_REPLACED, data)
+    return data
 
 
 def _without_nan(value: Any) -> Any:
@@ -280,20 +282,15 @@ def error(exception: BaseException | None, traceback: str | None = "") -> dict[s
     }
 
 
-def result_json(backend: Any, value: bytes) -> str:
+def result_json(backend: Any, value: bytes) -> bytes:
     """The result in what a result backend stores of a task, as JSON fit for the history."""
-    raw = value.decode("utf-8", "replace")
-    start, end = raw.find(_RESULT), raw.find(_AFTER_RESULT)
-    if len(raw) < MAX_TEXT and start == 0 < end and not _UNFIT.search(raw):
-        return raw[start + len(_RESULT) : end]
-    return encode_value(bounded(backend.decode(value)["result"]))
+    end = value.find(_AFTER_RESULT)
+    if len(value) < MAX_TEXT and value.startswith(_RESULT) and end > 0 and not _UNFIT.search(value):
+        return value[len(_RESULT) : end]
+    return encode({"result": bounded(backend.decode(value)["result"])})[len(b'{"result":') : -1]
 
 
-def encode_value(value: Any) -> str:
-    return encode({"result": value}).decode()[len('{"result":') : -1]
-
-
-_RESULT = '{"status": "SUCCESS", "result": '
-_AFTER_RESULT = ', "traceback": null, "children": '
+_RESULT = b'{"status": "SUCCESS", "result": '
+_AFTER_RESULT = b', "traceback": null, "children": '
 #: What PostgreSQL does not take, and what kombu alone understands.
-_UNFIT = re.compile(r"NaN|Infinity|\\u0000|__type__")
+_UNFIT = re.compile(rb"NaN|Infinity|\\u0000|__type__")

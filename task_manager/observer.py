@@ -194,7 +194,7 @@ def _message(request: Any) -> tuple[dict[str, Any], Any, Any]:
 
 
 def _entry(
-    request: Any, status: str, at: float, fields: dict[str, Any], results: dict[str, str]
+    request: Any, status: str, at: float, fields: dict[str, Any], results: dict[str, bytes]
 ) -> bytes:
     message, args, kwargs = _message(request)
     entry = entries.of_message(message, args, kwargs)
@@ -207,7 +207,7 @@ def _entry(
         result = results.get(entry["id"])
         if result is None:
             entry["result"] = entries.bounded(fields["result"])
-        return entries.transition(entry, status, at, result=result or "")
+        return entries.transition(entry, status, at, result=result or b"")
     if status != TaskStatus.RETRY:
         entry["finished_at"] = at
     if status == TaskStatus.FAILURE and is_dead_letter(message["task"]):
@@ -215,7 +215,7 @@ def _entry(
     return entries.transition(entry | fields, status, at)
 
 
-def _results(noted: list[Note]) -> dict[str, str]:
+def _results(noted: list[Note]) -> dict[str, bytes]:
     """The results as JSON, by task id: the pool gave the main process their looks only."""
     ids = [
         request.id

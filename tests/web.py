@@ -35,6 +35,11 @@ class Web:
     def address(self) -> str:
         return f"http://{self.host}"
 
+    def workers(self) -> list[int]:
+        """The ids of its processes."""
+        pid = self.process.pid
+        return [*map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
+
     def answers(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
         http = HTTPConnection("127.0.0.1", self.port, timeout=5)

@@ -14,6 +14,9 @@ from task_manager.clients.stream import FIELD, STREAM
 
 logger = logging.getLogger(__name__)
 
+#: What each transition says.
+NEEDED = {"id", "status", "position", "at"}
+
 #: Seconds that Redis may take for an answer, and connections that one process opens at most.
 TIMEOUT = 5.0
 CONNECTIONS = 8
@@ -127,7 +130,9 @@ def _entry(answer: tuple[bytes, dict[bytes, bytes]]) -> Entry:
     entry_id, fields = answer
     try:
         transitions = json.loads(b"[" + fields[FIELD] + b"]")
-    except (KeyError, ValueError):
+        if not all(transition.keys() >= NEEDED for transition in transitions):
+            raise ValueError
+    except (AttributeError, KeyError, ValueError):
         logger.warning("Entry %r of the stream is none of ours", entry_id)
         transitions = []
     return Entry(_position(entry_id, END), transitions)
