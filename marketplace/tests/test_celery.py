@@ -1,4 +1,4 @@
-"""The application's schedule, routes and formats, as the reference document names them."""
+"""The application's schedule, routes and formats, as the reference documents name them."""
 
 import pytest
 
@@ -12,6 +12,9 @@ SCHEDULE = {
         "promotions.tasks.release_expired_reservations",
         60.0,
     ),
+    "reconcile-executions-every-minute": ("task_manager.tasks.reconcile_executions", 60.0),
+    "cleanup-executions-every-hour": ("task_manager.tasks.cleanup_executions", 3600.0),
+    "deliver-task-notifications-every-15s": ("task_manager.tasks.deliver_notifications", 15.0),
 }
 
 
