@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from django.db import connection
 
 from task_manager import entries
 from task_manager.clients import stream
@@ -202,3 +203,17 @@ def test_the_pools_children_keep_no_notes(broker, tmp_path):
             row(send("probe.fail", "no boxes"), "FAILURE")
         noted = row(send("probe.notes"), "SUCCESS")
     assert noted.result == 0
+
+
+def test_a_connection_that_postgresql_closed_is_opened_anew(broker, tmp_path):
+    name = "promotions.tasks.release_expired_reservations"
+    with running(tmp_path):
+        for _ in range(4):
+            row(send(name), "SUCCESS")
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        for _ in range(4):
+            assert row(send(name), "SUCCESS", "FAILURE").status == "SUCCESS"

@@ -177,16 +177,20 @@ print(token)
         return found
 
     def wait_for_ends(self, task_ids: list[str], *, seconds: float) -> None:
-        """Until each of these tasks has one row, and it says SUCCESS."""
+        """Until each of these tasks has one row, and it says what the result backend says."""
 
-        def ended() -> bool:
+        def told() -> bool:
             printed = self.shell_code(f"""
-from task_manager.models import TaskExecution
-print(*TaskExecution.objects.filter(pk__in={task_ids!r}).values_list("status", flat=True))
-""").split()
-            return printed == ["SUCCESS"] * len(task_ids)
+from marketplace.celery import app
+from task_manager.models import FINISHED, TaskExecution
 
-        wait_until(ended, seconds=seconds, what=f"{len(task_ids)} tasks ended well")
+rows = dict(TaskExecution.objects.values_list("task_id", "status"))
+ids = {task_ids!r}
+print(all(rows.get(id) in FINISHED and rows[id] == app.AsyncResult(id).state for id in ids))
+""")
+            return printed.strip() == "True"
+
+        wait_until(told, seconds=seconds, what=f"{len(task_ids)} tasks have ended")
 
     # --- The marketplace ---
 

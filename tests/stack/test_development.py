@@ -10,7 +10,7 @@ from tests.stack.stack import Stack, copy_project, wait_until
 
 #: Publishes ten tasks and prints their ids.
 PUBLISH = """
-import django
+import marketplace.celery, django
 django.setup()
 from promotions.tasks import release_expired_reservations as task
 print(*(task.delay().id for _ in range(10)))
@@ -110,9 +110,10 @@ def test_a_task_from_the_shell_is_in_the_history_within_a_second(stack: Stack) -
 
 def test_tasks_published_while_postgresql_is_away_are_in_the_history(stack: Stack) -> None:
     stack.compose("stop", "postgres")
-    # Without the database: the shell of Django needs none.
-    ids = stack.execute("beat", "python", "-c", PUBLISH).split()
-    stack.compose("up", "--detach", "--wait", "postgres")
+    try:
+        ids = stack.execute("beat", "python", "-c", PUBLISH).split()
+    finally:
+        stack.compose("up", "--detach", "--wait", "postgres")
     stack.wait_for_ends(ids, seconds=60)
 
 
