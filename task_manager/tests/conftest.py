@@ -2,16 +2,15 @@
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
-import redis
-from django.conf import settings
 from django.utils import timezone
 
 from marketplace.celery import app
 from marketplace.tests.test_health import closed_broker
-from task_manager.clients.stream import STREAM, writer
+from task_manager.clients.stream import Reader, writer
 from task_manager.entries import position
 from task_manager.models import TaskExecution
 from task_manager.tests.receivers import Receiver, serving
@@ -22,8 +21,9 @@ def nothing_on_its_way(request: pytest.FixtureRequest) -> None:
     """No transition of an earlier test comes to this one's table."""
     if "django_db" in request.keywords or "db" in request.fixturenames:
         writer().flush()
-        with redis.Redis.from_url(settings.REDIS_URL) as client:
-            client.delete(STREAM)
+        with closing(Reader("nobody")) as reader:
+            while entries := reader.claim(seconds=0) or reader.new(block_ms=None):
+                reader.acknowledge(entries)
 
 
 @pytest.fixture
