@@ -69,6 +69,15 @@ def make_shopper(db: None) -> Callable[..., User]:
 
 
 @pytest.fixture
+def callers(make_shopper: Callable[..., User]) -> dict[str, User | None]:
+    """Who calls the API, for tables of permissions."""
+    users = {name: make_shopper(name) for name in ("other", "owner", "staff")}
+    users["staff"].is_staff = True
+    users["staff"].save()
+    return {"anonymous": None, **users}
+
+
+@pytest.fixture
 def client_of() -> Callable[..., APIClient]:
     """The client of a user with a real token, or of nobody."""
 

@@ -6,7 +6,7 @@ there for values that are not valid.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import copy
 from functools import cache, cached_property
 from typing import Any, TypeVar
@@ -43,6 +43,7 @@ from django.utils.text import get_text_list
 from django.utils.translation import gettext, gettext_lazy
 from django.views import defaults
 from django.views.decorators.csrf import csrf_exempt
+from drf_spectacular.utils import OpenApiResponse
 from rest_framework import exceptions, serializers, status, views
 from rest_framework.exceptions import APIException
 from rest_framework.pagination import PageNumberPagination
@@ -50,6 +51,8 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.settings import api_settings
+
+from marketplace.exceptions import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +179,24 @@ def _still_used(exc: ProtectedError) -> APIException:
         % {"users": get_text_list(users, gettext("and"))},
         code="still_used",
     )
+
+
+# --- Refusals ------------------------------------------------------------------------------------
+def refused(exc: Refusal, statuses: Mapping[type[Refusal], int]) -> APIException:
+    """What a service refused, as HTTP says it."""
+    refusal = APIException(str(exc), code=exc.code)
+    refusal.status_code = statuses[type(exc)]
+    return refusal
+
+
+def refusal_responses(
+    statuses: Mapping[type[Refusal], int], *errors: type[Refusal]
+) -> dict[int, Any]:
+    """OpenAPI responses for these errors, each with its docstring."""
+    texts: dict[int, list[str]] = {}
+    for error in errors:
+        texts.setdefault(statuses[error], []).append(f"`{error.code}`: {error.__doc__}")
+    return {code: OpenApiResponse(description="\n\n".join(lines)) for code, lines in texts.items()}
 
 
 # --- Constraints ---------------------------------------------------------------------------------

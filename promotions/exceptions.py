@@ -1,6 +1,8 @@
 """What can go wrong for a reason that the caller may know. The docstring is the message."""
 
-from django.utils.translation import gettext, gettext_lazy
+from django.utils.translation import gettext_lazy
+
+from marketplace.exceptions import Refusal
 
 # What the database refuses without a constraint of a model that could say why.
 PROMO_PRICE_TOO_HIGH = gettext_lazy("The promo price must be below the product's list price.")
@@ -10,13 +12,8 @@ LIST_PRICE_TOO_LOW = gettext_lazy(
 TIME_ZONE_UNKNOWN = gettext_lazy("Use the IANA name of a time zone, such as America/Mexico_City.")
 
 
-class PromotionsError(Exception):
+class PromotionsError(Refusal):
     """The request cannot be fulfilled."""
-
-    code = "error"
-
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or gettext(self.__doc__ or type(self).__name__))
 
 
 class PromoNotActive(PromotionsError):

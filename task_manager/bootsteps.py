@@ -1,7 +1,7 @@
 """What a worker does for the history beside its tasks, in one thread of its main process.
 
-It says which tasks are running, and brings what stands in the stream to PostgreSQL: a few
-times a second, in one statement, while the pool's children only write to Redis.
+A few times a second it writes to the stream what the worker observed of its tasks, and brings
+what stands in the stream to PostgreSQL in one statement.
 """
 
 import logging
@@ -91,7 +91,8 @@ class Recorder(threading.Thread):
         if now >= self._sync_at:
             self._sync_at = now + SYNC
             observer.cancelled.sync(self.reader.consumer)
-        self.unsent += observer.drain()
+        # Until these are out the next ones stay in the notes, which are bounded.
+        self.unsent = self.unsent or observer.drain()
         writer().send(self.unsent)
         self.unsent = []
         if now >= self._housekeeping_at:

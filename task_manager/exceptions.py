@@ -1,15 +1,10 @@
 """What can go wrong for a reason that the caller may know. The docstring is the message."""
 
-from django.utils.translation import gettext
+from marketplace.exceptions import Refusal
 
 
-class TaskManagerError(Exception):
+class TaskManagerError(Refusal):
     """The request cannot be fulfilled."""
-
-    code = "error"
-
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or gettext(self.__doc__ or type(self).__name__))
 
 
 class AlreadyFinished(TaskManagerError):

@@ -28,3 +28,9 @@ def _pending(headers: dict[str, Any], body: Any, queue: str) -> bytes:
     entry = entries.of_message(headers, args, kwargs)
     entry["queue"] = queue
     return entries.transition(entry, TaskStatus.PENDING, headers[entries.PUBLISHED_AT])
+
+
+@signals.worker_process_shutdown.connect(dispatch_uid="task_manager")
+def last_words(**_: Any) -> None:
+    """A child of the pool that is replaced leaves without the interpreter's own clean-up."""
+    writer().flush()

@@ -217,3 +217,11 @@ def test_a_connection_that_postgresql_closed_is_opened_anew(broker, tmp_path):
             )
         for _ in range(4):
             assert row(send(name), "SUCCESS", "FAILURE").status == "SUCCESS"
+
+
+def test_the_last_words_of_a_replaced_child_are_heard(broker, tmp_path):
+    with running(tmp_path, CELERY_WORKER_MAX_TASKS_PER_CHILD="1"):
+        for number in range(5):
+            send("probe.outside", f"import-{number}")
+        for number in range(5):
+            assert row(f"import-{number}", "SUCCESS").result == "all in"

@@ -1,19 +1,18 @@
 """What the services and the database refuse, as HTTP says it."""
 
-from typing import Any
+from functools import partial
 
 from django.db import DataError, IntegrityError
-from drf_spectacular.utils import OpenApiResponse
 from rest_framework import serializers, status
-from rest_framework.exceptions import APIException
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from marketplace.api import violated
+from marketplace.api import refusal_responses, refused, violated
+from marketplace.exceptions import Refusal
 from promotions import exceptions
 from promotions.models import PROMO_PRICE_BELOW_LIST_PRICE, Product
 
-STATUS: dict[type[exceptions.PromotionsError], int] = {
+STATUS: dict[type[Refusal], int] = {
     exceptions.PromoNotActive: status.HTTP_400_BAD_REQUEST,
     exceptions.NotEligible: status.HTTP_403_FORBIDDEN,
     exceptions.TooFar: status.HTTP_403_FORBIDDEN,
@@ -26,9 +25,7 @@ STATUS: dict[type[exceptions.PromotionsError], int] = {
 
 def translated(exc: Exception) -> Exception:
     if isinstance(exc, exceptions.PromotionsError):
-        refusal = APIException(str(exc), code=exc.code)
-        refusal.status_code = STATUS[type(exc)]
-        return refusal
+        return refused(exc, STATUS)
     sqlstate, table, constraint = violated(exc)
     if isinstance(exc, IntegrityError) and constraint == PROMO_PRICE_BELOW_LIST_PRICE:
         if table == Product._meta.db_table:
@@ -46,9 +43,4 @@ class PromotionsErrors(APIView):
         return super().handle_exception(translated(exc))
 
 
-def refusals(*errors: type[exceptions.PromotionsError]) -> dict[int, Any]:
-    """OpenAPI responses for these errors, each with its docstring."""
-    texts: dict[int, list[str]] = {}
-    for error in errors:
-        texts.setdefault(STATUS[error], []).append(f"`{error.code}`: {error.__doc__}")
-    return {code: OpenApiResponse(description="\n\n".join(lines)) for code, lines in texts.items()}
+refusals = partial(refusal_responses, STATUS)

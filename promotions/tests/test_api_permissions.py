@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from drf_spectacular.generators import SchemaGenerator
 
 from promotions.models import FlashPromo, Product
@@ -64,14 +63,6 @@ TABLE: dict[tuple[str, str], tuple[dict[str, Any] | None, tuple[int, int, int, i
     ("GET", "/api/schema/swagger/"): (None, (200, 200, 200, 200)),
     ("GET", "/api/auth/login/"): (None, (200, 200, 200, 200)),
 }
-
-
-@pytest.fixture
-def callers(make_shopper) -> dict[str, User | None]:
-    users = {name: make_shopper(name) for name in CALLERS[1:]}
-    users["staff"].is_staff = True
-    users["staff"].save()
-    return {"anonymous": None, **users}
 
 
 @pytest.fixture

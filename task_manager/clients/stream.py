@@ -1,7 +1,7 @@
 """The Redis stream that carries transitions from publishers and workers to PostgreSQL.
 
-Writers add without waiting for the reply, so that a task pays for one `send`: replies are
-collected before the next write, and what a broken connection left unconfirmed is sent again.
+A writer collects for a few milliseconds and sends many transitions as one entry, on a thread of
+its own, so that whoever publishes a task does not wait; what Redis did not take is sent again.
 Readers form a consumer group: what one has read and not acknowledged another claims.
 """
 

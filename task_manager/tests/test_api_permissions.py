@@ -4,7 +4,6 @@ import json
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import User
 from django.utils import timezone
 from drf_spectacular.generators import SchemaGenerator
 
@@ -40,14 +39,6 @@ TABLE: dict[tuple[str, str], tuple[dict[str, Any] | None, tuple[int, int, int, i
     ("POST", "/api/tasks/dead-letters/{letter}/requeue/"): (None, (401, 403, 403, 200)),
     ("POST", "/api/tasks/dead-letters/{letter}/discard/"): (None, (401, 403, 403, 200)),
 }
-
-
-@pytest.fixture
-def callers(make_shopper) -> dict[str, User | None]:
-    users = {name: make_shopper(name) for name in CALLERS[1:]}
-    users["staff"].is_staff = True
-    users["staff"].save()
-    return {"anonymous": None, **users}
 
 
 @pytest.fixture

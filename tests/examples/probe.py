@@ -94,3 +94,12 @@ def notes():
     from task_manager import observer
 
     return len(observer.notes)
+
+
+@shared_task
+def outside(task_id):
+    """Track work under an id of one's own."""
+    from task_manager.utils import finish_task, start_task_tracking
+
+    execution = start_task_tracking(task_id, "import", "probe")
+    finish_task(execution.id, result="all in")
