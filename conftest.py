@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import redis
+from django.apps import apps
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.utils import timezone
@@ -108,6 +109,15 @@ def queue() -> Iterator[PromoQueue]:
         sqs.delete_queue(QueueUrl=sqs.get_queue_url(QueueName=name)["QueueUrl"])
     sns.delete_topic(TopicArn=settings.SNS_TOPIC_ARN)
     promo_queue.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def worker_database(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """For a worker of a whole module: the history that it writes after the last test goes, too."""
+    yield
+    with django_db_blocker.unblock():
+        for model in apps.get_app_config("task_manager").get_models():
+            model._default_manager.all().delete()
 
 
 @pytest.fixture

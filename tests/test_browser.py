@@ -93,7 +93,7 @@ def run(command: list[Any], text: str = "") -> None:
 
 
 @pytest.fixture(scope="module")
-def server(django_db_setup, django_db_blocker, bundle, tmp_path_factory) -> Iterator[Web]:
+def server(worker_database, django_db_blocker, bundle, tmp_path_factory) -> Iterator[Web]:
     settings = {"DJANGO_SETTINGS_MODULE": "tests.browser.settings", "BROWSER_BUNDLE": str(bundle)}
     with django_db_blocker.unblock(), web(tmp_path_factory.mktemp("web"), **settings) as running:
         yield running

@@ -20,7 +20,7 @@ def log(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def worker(django_db_setup, tmp_path_factory) -> Iterator[Path]:
+def worker(worker_database, tmp_path_factory) -> Iterator[Path]:
     """A worker for the whole module; its log."""
     log = tmp_path_factory.mktemp("worker") / "celery.log"
     with celery("worker", "--loglevel=info", "--concurrency=2", log=log):
@@ -45,9 +45,9 @@ def test_a_task_called_by_hand_answers(worker, make_promo, make_shopper, queue):
 def test_a_log_line_names_task_and_id(worker):
     result = tasks.release_expired_reservations.delay()
     result.get(timeout=30)
-    assert f"promotions.tasks.release_expired_reservations[{result.id}] succeeded" in (
-        worker.read_text()
-    )
+    line = f"promotions.tasks.release_expired_reservations[{result.id}] succeeded"
+    # Celery stores the result first.
+    wait_until(lambda: line in worker.read_text(), what="the line is in the log")
 
 
 @pytest.mark.parametrize("command", ["ping", "active", "scheduled", "stats", "conf"])

@@ -18,7 +18,7 @@ QUEUES = ["default", "high_priority", "low_priority"]
 
 
 @pytest.fixture(scope="module")
-def worker(django_db_setup, tmp_path_factory) -> Iterator[str]:
+def worker(worker_database, tmp_path_factory) -> Iterator[str]:
     """A worker for the whole module; its name."""
     log = tmp_path_factory.mktemp("worker") / "celery.log"
     with celery("worker", "--loglevel=info", "--hostname=one@here", "--concurrency=2", log=log):

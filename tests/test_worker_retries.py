@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
 
 
 @pytest.fixture(scope="module")
-def worker(django_db_setup, tmp_path_factory) -> Iterator[Path]:
+def worker(worker_database, tmp_path_factory) -> Iterator[Path]:
     log = tmp_path_factory.mktemp("worker") / "celery.log"
     imports = {"CELERY_IMPORTS": tasks.__name__}
     with celery("worker", "--concurrency=2", "--loglevel=info", log=log, **imports):

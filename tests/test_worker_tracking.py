@@ -19,7 +19,7 @@ TASKS = "probe,nomina.tasks,contabilidad.tasks"
 
 
 @pytest.fixture(scope="module")
-def worker(django_db_setup, tmp_path_factory) -> Iterator[Path]:
+def worker(worker_database, tmp_path_factory) -> Iterator[Path]:
     log = tmp_path_factory.mktemp("worker") / "celery.log"
     with celery(
         "worker",

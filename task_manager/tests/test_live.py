@@ -33,7 +33,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(scope="module")
-def server(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
+def server(worker_database, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
     with django_db_blocker.unblock(), web(tmp_path_factory.mktemp("web")) as running:
         yield running
 
