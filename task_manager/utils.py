@@ -54,6 +54,7 @@ def start_task_tracking(
         "own": True,
     }
     _send(entry, TaskStatus.STARTED, now)
+    writer().flush()
     moment = timezone.now()
     return TaskExecution(
         task_id=task_id,
@@ -90,6 +91,8 @@ def finish_task(
     else:
         entry["error"] = entries.shortened(error_message, entries.MAX_TEXT)
         _send(entry, TaskStatus.FAILURE, now, presumed=True)
+    # Out before the task ends: what its worker then says of the end must not overtake this.
+    writer().flush()
 
 
 def _send(entry: dict[str, Any], status: str, at: float, *, presumed: bool = False) -> None:
