@@ -67,11 +67,12 @@ def test_a_worker_killed_while_it_works(broker, tmp_path, name):
     }
     # Between its trace and its result a task is neither: one for each child at most.
     assert len(wrong) <= 2, wrong
-    if name == "probe.trace_late":
-        assert not wrong
-        assert len(done) == count
     lost = TaskExecution.objects.filter(status="FAILURE")
     assert all(task.error == reconciliation.LOST for task in lost)
+    if name == "probe.trace_late":
+        assert not wrong
+        # What Redis had given to the worker and the worker did not hold yet.
+        assert len(lost) <= 1
 
 
 def test_a_message_that_waits_is_not_lost(broker):

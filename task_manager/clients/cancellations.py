@@ -7,12 +7,12 @@ worker takes it and whenever that comes up, and no task waits for Redis.
 
 import time
 from collections.abc import Iterable, Sequence
-from functools import cache
 
 import redis
-from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from task_manager.clients.processes import per_process
 
 KEY = "task_manager:cancelled"
 WORKERS = "task_manager:workers"
@@ -46,17 +46,17 @@ return redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. time[1] - ARGV[1])
 
 class Cancellations:
     def __init__(self, url: str) -> None:
-        client = redis.Redis.from_url(
+        self.client = redis.Redis.from_url(
             url,
             socket_timeout=TIMEOUT,
             socket_connect_timeout=TIMEOUT,
             retry=Retry(NoBackoff(), 1),
             decode_responses=True,
         )
-        self._add = client.register_script(_ADD)
-        self._changes = client.register_script(_CHANGES)
-        self._alive = client.register_script(_ALIVE)
-        self._forget = client.register_script(_FORGET)
+        self._add = self.client.register_script(_ADD)
+        self._changes = self.client.register_script(_CHANGES)
+        self._alive = self.client.register_script(_ALIVE)
+        self._forget = self.client.register_script(_FORGET)
 
     def add(self, task_ids: Sequence[str]) -> None:
         for start in range(0, len(task_ids), 1000):
@@ -78,9 +78,7 @@ class Cancellations:
             self._forget(keys=[key], args=[seconds])
 
 
-@cache
-def cancellations() -> Cancellations:
-    return Cancellations(settings.REDIS_URL)
+cancellations = per_process(Cancellations)
 
 
 class Copy:

@@ -14,13 +14,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import redis
 from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+
+from task_manager.clients.processes import per_process
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ KEPT = 10_000
 class Writer:
     """Adds entries to the stream, a few milliseconds later and many at once, on a thread.
 
-    Whoever adds pays for an append. Each process has a thread of its own, also after a fork.
+    Whoever adds pays for an append.
     """
 
     def __init__(self, url: str) -> None:
@@ -63,17 +64,18 @@ class Writer:
             socket_connect_timeout=TIMEOUT,
             retry=Retry(NoBackoff(), 0),
         )
-        self._reset()
-        os.register_at_fork(after_in_child=self._reset)
-        atexit.register(self.flush)
-
-    def _reset(self) -> None:
         self._sending = threading.Lock()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._filled = threading.Event()
         self._waiting: deque[Callable[[], bytes]] = deque(maxlen=KEPT)
         self._failing = False
+        self._process_id = os.getpid()
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        if os.getpid() == self._process_id:
+            self.flush()
 
     def add(self, entry: Callable[[], bytes]) -> None:
         """Send what `entry` gives, soon; it is called on the thread. Never raises."""
@@ -138,9 +140,7 @@ class Writer:
             pipe.execute()
 
 
-@cache
-def writer() -> Writer:
-    return Writer(settings.REDIS_URL)
+writer = per_process(Writer)
 
 
 class Reader:

@@ -105,6 +105,9 @@ class _Task:
     message: str = ""
     #: Position and time of the last transition; at first before every one.
     order: tuple[int, float] = (-1, 0.0)
+    #: What the row or another client's reader knows of it already: it counts once its
+    #: transitions here have come as far.
+    ahead: "_Task | None" = None
 
 
 class Known:
@@ -129,6 +132,10 @@ class Known:
             return None
         retries, progress = transition.get("retries") or 0, transition.get("progress") or 0
         task.order = order
+        if task.ahead and order[0] >= task.ahead.order[0]:
+            task.retries, task.progress = task.ahead.retries, task.ahead.progress
+            task.message = task.ahead.message
+            task.ahead = None
         task.progress = progress if retries > task.retries else max(progress, task.progress)
         task.retries = max(retries, task.retries)
         task.message = transition.get("message") or task.message
@@ -151,16 +158,16 @@ class Known:
 
     async def learn(self, entries: list[Entry], others: "Known | None" = None) -> None:
         """Ask of the tasks that are under way already: few transitions name user and progress."""
-        unknown = {}
+        unknown: set[str] = set()
         for entry in entries:
             for transition in entry.transitions:
                 task_id = transition["id"]
                 if task_id in self.tasks or task_id in unknown:
                     continue
                 if others and (known := others.tasks.get(task_id)):
-                    self._begin(transition, known)
+                    self._begin(task_id, known)
                 elif transition["status"] != TaskStatus.PENDING:
-                    unknown[task_id] = transition
+                    unknown.add(task_id)
         if not unknown:
             return
         try:
@@ -168,21 +175,20 @@ class Known:
         except Error as error:
             logger.warning("PostgreSQL does not say whose tasks these are: %s", error)
             return
-        for task_id, *fields in rows:
-            self._begin(unknown[task_id], _Task(*fields))
+        for task_id, user_id, retries, progress, message, position in rows:
+            self._begin(task_id, _Task(user_id, retries, progress, message, (position, 0.0)))
 
-    def _begin(self, transition: dict[str, Any], known: _Task) -> None:
-        """With what is known of a task, unless that is of an attempt after this transition."""
-        task = self._task(transition["id"])
+    def _begin(self, task_id: str, known: _Task) -> None:
+        task = self._task(task_id)
         task.user_id = known.user_id
-        if transition.get("retries", known.retries) >= known.retries:
-            task.retries, task.progress = known.retries, known.progress
-            task.message = known.message
+        task.ahead = known
 
 
 def _rows(task_ids: Iterable[str]) -> list[Any]:
-    rows = TaskExecution.objects.filter(task_id__in=task_ids)
-    return list(rows.values_list("task_id", "user_id", "retries", "progress", "message"))
+    rows = TaskExecution.objects.filter(task_id__in=list(task_ids))
+    return list(
+        rows.values_list("task_id", "user_id", "retries", "progress", "message", "position")
+    )
 
 
 # --- Clients -------------------------------------------------------------------------------------

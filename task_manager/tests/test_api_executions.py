@@ -11,7 +11,6 @@ from django.utils import timezone
 from deploy.embedded.servers import free_port
 from marketplace.api import BoundedPaginator
 from task_manager import selectors
-from task_manager.clients.cancellations import cancellations
 from task_manager.utils import track_task
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker")]
@@ -286,10 +285,8 @@ def test_the_days_are_a_number_with_bounds(staff, days):
 @pytest.fixture
 def no_redis() -> Iterator[None]:
     """Cancelling asks where nothing listens."""
-    cancellations.cache_clear()
     with override_settings(REDIS_URL=f"redis://127.0.0.1:{free_port()}/0"):
         yield
-    cancellations.cache_clear()
 
 
 def test_without_redis_the_history_is_shown_and_cancelling_is_put_off(

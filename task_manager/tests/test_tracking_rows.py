@@ -266,3 +266,28 @@ def test_progress_counts_although_the_end_came_in_the_same_batch():
     )
     row = TaskExecution.objects.get()
     assert (row.progress, row.message) == (30, "30 %")
+
+
+@pytest.mark.parametrize("end", ["SUCCESS", "FAILURE"])
+def test_what_a_task_said_of_itself_counts_although_its_end_came_first(end):
+    """As when two workers write the history, and the second is the faster."""
+    own = {"id": "task", "celery_name": "shop.tasks.pack", "retries": 1, "own": True}
+    own |= {"name": "shop.pack", "module": "boxes", "description": "Packs", "parameters": {"n": 1}}
+    said = {"id": "task", "retries": 1, "progress": 30, "message": "30 %"}
+    executions_record([transition("task", end, T + 3, retries=1, finished_at=T + 3, error="no")])
+    executions_record([entries.transition(own, "STARTED", T + 1)])
+    executions_record([entries.transition(said, "STARTED", T + 2)])
+    row = TaskExecution.objects.get()
+    assert (row.status, row.changed_at, row.finished_at) == (end, at(3), at(3))
+    assert (row.task_name, row.task_module, row.description) == ("shop.pack", "boxes", "Packs")
+    assert (row.parameters, row.progress, row.message) == ({"n": 1}, 30, "30 %")
+
+
+def test_an_earlier_attempts_late_words_change_nothing():
+    executions_record([transition("task", "SUCCESS", T + 3, retries=1, progress=100)])
+    before = columns("task")
+    own = {"id": "task", "name": "old", "module": "old", "description": "", "own": True}
+    executions_record([entries.transition(own, "STARTED", T)])
+    said = {"id": "task", "retries": 0, "progress": 30, "message": "30 %"}
+    executions_record([entries.transition(said, "STARTED", T + 1)])
+    assert columns("task") == before
