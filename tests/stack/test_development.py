@@ -108,24 +108,6 @@ def test_a_task_from_the_shell_is_in_the_history_within_a_second(stack: Stack) -
     )
 
 
-def test_tasks_published_while_postgresql_is_away_are_in_the_history(stack: Stack) -> None:
-    stack.compose("stop", "postgres")
-    try:
-        ids = stack.execute("beat", "python", "-c", PUBLISH).split()
-    finally:
-        stack.compose("up", "--detach", "--wait", "postgres")
-    stack.wait_for_ends(ids, seconds=60)
-
-
-def test_tasks_around_a_restart_of_redis_are_in_the_history(stack: Stack) -> None:
-    before = stack.execute("beat", "python", "-c", PUBLISH).split()
-    stack.wait_for_ends(before, seconds=60)
-    stack.compose("restart", "redis")
-    stack.compose("up", "--detach", "--wait", "redis", "worker")
-    after = stack.execute("beat", "python", "-c", PUBLISH).split()
-    stack.wait_for_ends(before + after, seconds=120)
-
-
 def test_redis_cli_ping(stack: Stack) -> None:
     done = stack.try_compose("exec", "-T", "redis", "redis-cli", "ping")
     assert (done.stdout, done.stderr) == ("PONG\n", "")
@@ -145,6 +127,24 @@ def test_provisioning_again_changes_nothing(stack: Stack) -> None:
 def test_a_promo_opens_and_is_delivered_within_its_periods(stack: Stack, opened_at: float) -> None:
     # A minute until the check, half a minute until the queue is read, and the work itself.
     stack.wait_for_delivery("umbrella", seconds=opened_at + 120 - time.monotonic())
+
+
+def test_tasks_published_while_postgresql_is_away_are_in_the_history(stack: Stack) -> None:
+    stack.compose("stop", "postgres")
+    try:
+        ids = stack.execute("beat", "python", "-c", PUBLISH).split()
+    finally:
+        stack.compose("up", "--detach", "--wait", "postgres")
+    stack.wait_for_ends(ids, seconds=60)
+
+
+def test_tasks_around_a_restart_of_redis_are_in_the_history(stack: Stack) -> None:
+    before = stack.execute("beat", "python", "-c", PUBLISH).split()
+    stack.wait_for_ends(before, seconds=60)
+    stack.compose("restart", "redis")
+    stack.compose("up", "--detach", "--wait", "redis", "worker")
+    after = stack.execute("beat", "python", "-c", PUBLISH).split()
+    stack.wait_for_ends(before + after, seconds=120)
 
 
 def test_control_pool_restart(stack: Stack) -> None:
