@@ -12,7 +12,8 @@ from benchmarks import command, servers
 CASES = {
     "a": "no tracking (always there: the others' baseline)",
     "b": "task_manager",
-    "c": "django-celery-results",
+    "c": "django-celery-results as installed",
+    "k": "the same, its connection kept",
     "d": "one ORM write a transition",
     "e": "Flower's events",
     "f": "the API over 1,000,000 executions",
