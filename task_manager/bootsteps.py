@@ -152,7 +152,7 @@ def _kill(request: Any, pool: Any) -> None:
 
 
 class Tracking(bootsteps.StartStopStep):
-    """Starts with the worker and stops after its pool, whose last words are written too."""
+    """Starts before the worker's pool and stops after it, whose last words are written too."""
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         self.recorder: Recorder | None = None

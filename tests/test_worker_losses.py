@@ -220,6 +220,16 @@ def test_a_connection_that_postgresql_closed_is_opened_anew(broker, tmp_path):
             assert row(send(name), "SUCCESS", "FAILURE").status == "SUCCESS"
 
 
+@pytest.mark.parametrize("seed", ["1", "2", "3"])  # of the order in which Celery has its steps
+def test_the_end_of_a_stopped_workers_last_task_is_written(broker, tmp_path, seed):
+    with running(tmp_path, PYTHONHASHSEED=seed) as worker:
+        task_id = send("probe.sleep", 2)
+        row(task_id, "STARTED")
+        worker.terminate()
+        assert worker.wait(30) == 0
+        assert TaskExecution.objects.get(pk=task_id).status == "SUCCESS"
+
+
 def test_the_last_words_of_a_replaced_child_are_heard(broker, tmp_path):
     with running(tmp_path, CELERY_WORKER_MAX_TASKS_PER_CHILD="1"):
         for number in range(5):
