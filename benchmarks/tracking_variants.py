@@ -291,23 +291,21 @@ def _database(letter: str) -> str:
 
 def _environment(letter: str) -> dict[str, str]:
     # Without this number, as Celery comes, a task has a new connection.
-    kept = {"CELERY_DB_REUSE_MAX": "0"} if letter == "c" else {}
-    return (
-        os.environ
-        | kept
-        | {
-            "DJANGO_SETTINGS_MODULE": "benchmarks.tracking_settings",
-            "TRACKING": VARIANTS[letter][0],
-            "POSTGRES_DB": _database(letter),
-            "REDIS_DATABASE": str(list(VARIANTS).index(letter) + 1),
-            "PYTHONWARNINGS": "ignore",
-        }
-    )
+    closed = {"CELERY_DB_REUSE_MAX": "0"} if letter == "c" else {}
+    return {
+        **os.environ,
+        **closed,
+        "DJANGO_SETTINGS_MODULE": "benchmarks.tracking_settings",
+        "TRACKING": VARIANTS[letter][0],
+        "POSTGRES_DB": _database(letter),
+        "REDIS_DATABASE": str(list(VARIANTS).index(letter) + 1),
+        "PYTHONWARNINGS": "ignore",
+    }
 
 
 def _database_make(letter: str) -> None:
     servers.execute(f"CREATE DATABASE {_database(letter)} TEMPLATE {os.environ['POSTGRES_DB']}")
-    if letter in ("c", "k"):
+    if VARIANTS[letter][0] == "django-celery-results":
         migrate = [sys.executable, "manage.py", "migrate", "--verbosity=0"]
         subprocess.run(migrate, env=_environment(letter), check=True)
 

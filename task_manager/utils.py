@@ -54,6 +54,7 @@ def start_task_tracking(
         "own": True,
     }
     _send(entry, TaskStatus.STARTED, now)
+    # Out before the task ends: its end is to be counted under this name.
     writer().flush()
     moment = timezone.now()
     return TaskExecution(

@@ -71,6 +71,7 @@ def test_a_worker_killed_while_it_works(broker, tmp_path, name):
     assert all(task.error == reconciliation.LOST for task in lost)
     if name == "probe.trace_late":
         assert not wrong
+        assert len(done) + len(lost) == count
         # What Redis had given to the worker and the worker did not hold yet.
         assert len(lost) <= 1
 

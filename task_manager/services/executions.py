@@ -171,7 +171,7 @@ _PROGRESS = """
 
 
 def executions_record(transitions: Iterable[bytes]) -> int:
-    """Bring the rows up to these transitions, in one transaction; the number that changed.
+    """Bring the rows up to these transitions; the number that moved, all in one transaction.
 
     Repeated and reordered transitions change nothing. What PostgreSQL refuses of them is logged
     and left out.
@@ -216,7 +216,7 @@ def _record(data: bytes) -> int:
 
 def _record_late_words(data: bytes) -> None:
     """In transactions of their own: they lock rows out of the upsert's order."""
-    statements = ((b'"own":true', _NAME), (b'"message":', _PROGRESS))
+    statements = ((b'"own":', _NAME), (b'"message":', _PROGRESS))
     with connection.cursor() as cursor:
         for mark, statement in statements:
             if mark in data:

@@ -188,7 +188,7 @@ def test_counting_and_sorting_stop_at_the_bound(staff, make_execution, monkeypat
         assert staff.get("/api/tasks/executions/", query).json()["count"] == 2
 
 
-def test_a_page_takes_four_queries_at_most(
+def test_a_page_takes_five_queries_at_most(
     staff, ana, make_execution, django_assert_max_num_queries
 ):
     for _ in range(5):

@@ -291,3 +291,12 @@ def test_an_earlier_attempts_late_words_change_nothing():
     said = {"id": "task", "retries": 0, "progress": 30, "message": "30 %"}
     executions_record([entries.transition(said, "STARTED", T + 1)])
     assert columns("task") == before
+
+
+def test_late_words_count_beside_what_is_refused():
+    """Each is recorded by itself then."""
+    executions_record([transition("task", "SUCCESS", T + 3, progress=100)])
+    own = {"id": "task", "name": "shop.pack", "module": "shop", "description": "", "own": True}
+    word = entries.transition(own, "STARTED", T)
+    executions_record([word, transition("bad", "PENDING", T, progress=101)])
+    assert TaskExecution.objects.get().task_name == "shop.pack"
