@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
+from math import isfinite
 from typing import Any
 
 import orjson
@@ -59,6 +60,19 @@ def is_secret(name: str) -> bool:
     return bool(settings.TASK_SECRET_NAMES) and bool(_secret_name().search(name))
 
 
+@cache
+def _unfit() -> "re.Pattern[bytes]":
+    """What JSON must not have in it to be kept as it is.
+
+    That is what PostgreSQL does not take, what kombu alone understands, names of secrets, and
+    escapes, which may hide one.
+    """
+    names = (name.encode() for name in settings.TASK_SECRET_NAMES)
+    return re.compile(
+        b"|".join([rb"NaN|Infinity|\\u|__type__", *map(re.escape, names)]), re.IGNORECASE
+    )
+
+
 class _Bounded:
     """Copies a value, masked by key names, until `MAX_VALUES` values are spent."""
 
@@ -68,6 +82,8 @@ class _Bounded:
     def copy(self, value: Any, depth: int = 0) -> Any:
         self.left -= 1
         match value:
+            case float() if not isfinite(value):  # which JSON does not know
+                return str(value)
             case None | bool() | int() | float():
                 return value
             case str():
@@ -102,8 +118,6 @@ class _Bounded:
 
 def bounded(value: Any) -> Any:
     """A copy fit for the history: as JSON, no longer than it may be, secrets masked."""
-    if value is None or isinstance(value, bool | int | float):
-        return value
     return _Bounded().copy(value)
 
 
@@ -285,12 +299,15 @@ def error(exception: BaseException | None, traceback: str | None = "") -> dict[s
 def result_json(backend: Any, value: bytes) -> bytes:
     """The result in what a result backend stores of a task, as JSON fit for the history."""
     end = value.find(_AFTER_RESULT)
-    if len(value) < MAX_TEXT and value.startswith(_RESULT) and end > 0 and not _UNFIT.search(value):
+    if (
+        len(value) < MAX_TEXT
+        and value.startswith(_RESULT)
+        and end > 0
+        and not _unfit().search(value)
+    ):
         return value[len(_RESULT) : end]
     return encode({"result": bounded(backend.decode(value)["result"])})[len(b'{"result":') : -1]
 
 
 _RESULT = b'{"status": "SUCCESS", "result": '
 _AFTER_RESULT = b', "traceback": null, "children": '
-#: What PostgreSQL does not take, and what kombu alone understands.
-_UNFIT = re.compile(rb"NaN|Infinity|\\u0000|__type__")

@@ -3,10 +3,11 @@
 import json
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import pytest
-from celery import shared_task
+from celery import current_app, shared_task
 
 from task_manager import entries
 from task_manager.utils import track_task
@@ -120,3 +121,22 @@ def test_a_task_without_a_decorator_is_described_by_itself():
 def test_an_unknown_task_is_known_by_its_name():
     known = entries.describe("somewhere.else")
     assert (known.name, known.module, known.parameters) == ("somewhere.else", "somewhere", ())
+
+
+@pytest.mark.parametrize(
+    ("result", "kept"),
+    [
+        ({"sum": 3}, {"sum": 3}),
+        ({"api_key": "hunter2", "sum": 3}, {"api_key": entries.MASK, "sum": 3}),
+        ([{"Password": "hunter2"}], [{"Password": entries.MASK}]),
+        ("año\x00", "año\ufffd"),
+        (float("inf"), "inf"),
+        ({"text": "x" * 5000}, {"text": "x" * entries.MAX_TEXT + "…"}),
+    ],
+)
+def test_a_result_is_kept_as_its_parameters_are(result, kept):
+    backend = current_app.backend
+    stored: Any = backend.encode(
+        {"status": "SUCCESS", "result": result, "traceback": None, "children": []}
+    )
+    assert json.loads(entries.result_json(backend, stored.encode())) == kept
