@@ -5,12 +5,19 @@ import os
 from celery import Celery
 from celery.signals import task_prerun
 from django.db import close_old_connections
+from kombu.transport import TRANSPORT_ALIASES
+
+from marketplace.leases import Lease
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
+
+# Before anybody connects: kombu's own transport gives way to ours.
+TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "marketplace.broker:Transport"))
 
 app = Celery("marketplace")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+app.steps["consumer"].add(Lease)
 
 # As Django does before a request: a connection that PostgreSQL has closed is opened anew.
 task_prerun.connect(close_old_connections, dispatch_uid="marketplace.connections")

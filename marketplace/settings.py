@@ -186,6 +186,7 @@ DEMO_PASSWORD = env.text("DEMO_PASSWORD")
 # --- Task manager --------------------------------------------------------------------------------
 TASK_RETENTION_DAYS = env.integer("TASK_RETENTION_DAYS", 90, minimum=1)
 TASK_CANCEL_GRACE_SECONDS = env.integer("TASK_CANCEL_GRACE_SECONDS", 10)
+TASK_MAX_DELIVERIES = env.integer("TASK_MAX_DELIVERIES", 3, minimum=1)
 TASK_TRACKING_STREAM_LENGTH = env.integer("TASK_TRACKING_STREAM_LENGTH", 10_000, minimum=1000)
 TASK_SECRET_NAMES = env.words(
     "TASK_SECRET_NAMES",
@@ -266,6 +267,7 @@ SPECTACULAR_SETTINGS = {
 SIMPLE_JWT = {"ACCESS_TOKEN_LIFETIME": timedelta(minutes=15)}
 
 # --- Celery --------------------------------------------------------------------------------------
+QUEUES = ("high_priority", "default", "low_priority")
 CELERY_BROKER_URL = REDIS_URL
 CELERY_RESULT_BACKEND = REDIS_URL
 CELERY_ACCEPT_CONTENT = ["json"]
@@ -286,19 +288,23 @@ CELERY_WORKER_TASK_LOG_FORMAT = (
 CELERY_DB_REUSE_MAX = 1000
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # an outage may last; the default ends the worker
-CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
+REDIS_OPTIONS: dict[str, Any] = {
     "socket_timeout": 30,
     "socket_connect_timeout": 5,
     "socket_keepalive": True,
+}
+CELERY_BROKER_TRANSPORT_OPTIONS: dict[str, Any] = {
+    **REDIS_OPTIONS,
+    # Seconds between two looks for messages whose worker is gone.
+    "unacked_restore_interval": 5,
+    "queue_limits": dict.fromkeys(QUEUES, env.integer("QUEUE_LIMIT", 50_000)),
 }
 CELERY_REDIS_SOCKET_TIMEOUT = 30.0
 CELERY_REDIS_SOCKET_CONNECT_TIMEOUT = 5.0
 CELERY_REDIS_SOCKET_KEEPALIVE = True
 
 CELERY_TASK_DEFAULT_QUEUE = "default"
-CELERY_TASK_QUEUES: dict[str, dict[str, Any]] = {
-    name: {} for name in ("high_priority", "default", "low_priority")
-}
+CELERY_TASK_QUEUES: dict[str, dict[str, Any]] = {name: {} for name in QUEUES}
 CELERY_TASK_ROUTES = {
     "promotions.tasks.check_active_promos": {"queue": "high_priority"},
     "promotions.tasks.release_expired_reservations": {"queue": "high_priority"},
@@ -310,7 +316,7 @@ CELERY_BEAT_SCHEDULER = "marketplace.beat.Scheduler"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
 # Without Celery's prefix: RedBeat warns of a fallback unless it finds these very names.
 REDBEAT_REDIS_URL = REDIS_URL
-REDBEAT_REDIS_OPTIONS = dict(CELERY_BROKER_TRANSPORT_OPTIONS)
+REDBEAT_REDIS_OPTIONS = REDIS_OPTIONS
 # A dead beat's lock frees itself after this long, and the standby goes on.
 CELERY_REDBEAT_LOCK_TIMEOUT = 15
 

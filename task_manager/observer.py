@@ -16,10 +16,13 @@ from typing import Any
 import redis
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from celery import current_app, signals
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, Reject, Retry, WorkerLostError
 from celery.worker import request as celery_request
 from celery.worker import state
+from django.conf import settings
 
+from marketplace import leases
+from marketplace.broker import FAILED_DELIVERIES
 from task_manager import entries
 from task_manager.clients.cancellations import Copy
 from task_manager.models import TaskStatus
@@ -71,7 +74,39 @@ class Request(celery_request.Request):
         if self.id in cancelled.ids:
             state.revoked.add(self.id)
         revoked: bool = super().revoked()
-        return revoked
+        return revoked or self._is_anothers() or self._is_stopped()
+
+    def _is_anothers(self) -> bool:
+        """Whether another worker has the task by now, because this one stood still."""
+        if not leases.is_lost(self.message):
+            return False
+        logger.warning("Task %s[%s] is another worker's by now", self.name, self.id)
+        state.task_ready(self)
+        return True
+
+    def _is_stopped(self) -> bool:
+        """Whether the task is run no more: it took each worker down that had it."""
+        count = failed_deliveries(self.request_dict)
+        if count < settings.TASK_MAX_DELIVERIES:
+            return False
+        context: Any = self._context  # type: ignore[attr-defined]
+        error = WorkerLostError(f"The task ended {count} workers, and is not run again.")
+        self.task.backend.mark_as_failure(
+            self.id, error, request=context, store_result=self.store_errors
+        )
+        self.acknowledge()
+        state.task_ready(self)
+        with _speaking_of(self):
+            signals.task_failure.send(
+                sender=self.task,
+                task_id=self.id,
+                exception=error,
+                args=self.args,
+                kwargs=self.kwargs,
+                traceback="",
+                einfo=None,
+            )
+        return True
 
     def on_failure(
         self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False
@@ -181,9 +216,22 @@ def drain() -> list[bytes]:
     return started + [_entry(*item, results) for item in noted]
 
 
-def is_dead_letter(task_name: str) -> bool:
-    """Whether a failed task of this name is kept to be run again; see `RetryingTask`."""
-    return bool(getattr(current_app.tasks.get(task_name), "dead_letter", False))
+def is_dead_letter(message: dict[str, Any]) -> bool:
+    """Whether this task, once failed, is kept to be run again.
+
+    As a `RetryingTask` is, and one that ended its workers.
+    """
+    task = current_app.tasks.get(message["task"])
+    return (
+        bool(getattr(task, "dead_letter", False))
+        or failed_deliveries(message) >= settings.TASK_MAX_DELIVERIES
+    )
+
+
+def failed_deliveries(message: dict[str, Any]) -> int:
+    """How many workers took the task and did not come to its end."""
+    count = message.get(FAILED_DELIVERIES)
+    return count if isinstance(count, int) else 0
 
 
 def _message(request: Any) -> tuple[dict[str, Any], Any, Any]:
@@ -210,7 +258,7 @@ def _entry(
         return entries.transition(entry, status, at, result=result or b"")
     if status != TaskStatus.RETRY:
         entry["finished_at"] = at
-    if status == TaskStatus.FAILURE and is_dead_letter(message["task"]):
+    if status == TaskStatus.FAILURE and is_dead_letter(message):
         entry["letter"] = {"args": args, "kwargs": kwargs}
     return entries.transition(entry | fields, status, at)
 

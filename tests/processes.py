@@ -10,6 +10,8 @@ from pathlib import Path
 
 from django.db import connection
 
+from deploy.embedded.servers import Redis, listens
+
 Running = AbstractContextManager["subprocess.Popen[bytes]"]
 
 
@@ -64,3 +66,16 @@ def control(*arguments: str) -> "subprocess.CompletedProcess[str]":
         check=False,
         timeout=60,
     )
+
+
+@contextmanager
+def serving(server: Redis) -> Iterator[None]:
+    """A Redis of the test's own; killed at the end, its data stays."""
+    server.prepare()
+    log = server.data / "log"
+    with log.open("ab") as output, subprocess.Popen(server.command(), stdout=output) as process:
+        try:
+            wait_until(lambda: listens(server.port), what="Redis listens")
+            yield
+        finally:
+            process.kill()

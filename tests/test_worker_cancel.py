@@ -32,13 +32,14 @@ def empty(broker: redis.Redis) -> None:
 
 
 @contextmanager
-def running(tmp_path: Path, name: str = "one", **environ: str) -> Iterator[Any]:
+def running(tmp_path: Path, name: str = "one", *arguments: str, **environ: str) -> Iterator[Any]:
     log = tmp_path / f"{name}.log"
     with celery(
         "worker",
         "--concurrency=2",
         f"--hostname={name}@test",
         "--loglevel=info",
+        *arguments,
         log=log,
         PYTHONPATH=EXAMPLES,
         CELERY_IMPORTS=TASKS,

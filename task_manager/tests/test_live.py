@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,14 +18,14 @@ from django.db import connection
 from django.test import Client
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from deploy.embedded.servers import Redis, free_port, listens
+from deploy.embedded.servers import Redis, free_port
 from marketplace.origins import is_own
 from task_manager import entries
 from task_manager.clients.stream import STREAM, Writer, writer
 from task_manager.clients.updates import Position, Window
 from task_manager.services import updates
 from task_manager.services.executions import executions_record
-from tests.processes import wait_until
+from tests.processes import serving, wait_until
 from tests.web import Web, events, session_of, web
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -456,31 +455,19 @@ def database_connections() -> int:
 
 
 # --- Without Redis --------------------------------------------------------------------------------
-@contextmanager
-def running(server: Redis) -> Iterator[None]:
-    server.prepare()
-    log = server.data / "log"
-    with log.open("ab") as output, subprocess.Popen(server.command(), stdout=output) as process:
-        try:
-            wait_until(lambda: listens(server.port), what="Redis listens")
-            yield
-        finally:
-            process.kill()
-
-
 def test_live_updates_outlive_redis(tmp_path, make_user):
     user = make_user()
     own = Redis(tmp_path / "redis", free_port(), "secret", {"appendonly": "no"})
     address = {"REDIS_PORT": str(own.port), "REDIS_PASSWORD": own.password, "REDIS_DATABASE": "0"}
     stream = Writer(f"redis://:{own.password}@127.0.0.1:{own.port}/0")
     with ExitStack() as stack:
-        with running(own):
+        with serving(own):
             server = stack.enter_context(web(tmp_path, **address))
             client = stack.enter_context(server.connect(user))
             stream.send([transition("before", user_id=user.pk)])
             assert states(client, 1) == [("before", "PENDING")]
         with server.connect(user) as late:
             assert close_code(late) == 1013
-        with running(own):  # which has lost its data
+        with serving(own):  # which has lost its data
             stream.send([transition("after", user_id=user.pk)])
             assert states(client, 1) == [("after", "PENDING")]

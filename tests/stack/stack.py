@@ -74,11 +74,14 @@ class Stack:
     #: HOST_PORT_*, as variables of the shell that calls Compose.
     ports: dict[str, str] = field(default_factory=free_ports)
     name: str = field(default_factory=lambda: f"flash-promos-test-{secrets.token_hex(4)}")
+    #: Of the application, made by `up --build`; empty: one of this stack's own.
+    image: str = ""
     #: Of the user that `make_staff` makes.
     token: str = ""
 
     def try_compose(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         shell = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        shell |= {"APP_IMAGE": self.image or self.name}
         files = [part for file in self.files for part in ("-f", file)]
         return run(
             *("docker", "compose", "-p", self.name, *files, *arguments),
@@ -112,6 +115,8 @@ class Stack:
                 self.print_logs()
         finally:
             self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
+            if not self.image:
+                run("docker", "image", "rm", self.name)
 
     def print_logs(self) -> None:
         print(self.try_compose("ps", "--all").stdout)

@@ -225,7 +225,7 @@ def test_secrets_of_any_characters(stack: Stack, failed: Callable[[], bool]) -> 
         f"DJANGO_SECRET_KEY='{odd}'\nPOSTGRES_PASSWORD='{odd}'\nREDIS_PASSWORD='{odd}'\n"
         f"FLOWER_BASIC_AUTH='admin:{odd}'\n"
     )
-    other = Stack(stack.folder, PRODUCTION)
+    other = Stack(stack.folder, PRODUCTION, image=stack.name)
     (stack.folder / ".env").rename(stack.folder / "generated.env")
     file.rename(stack.folder / ".env")
     try:
