@@ -31,8 +31,15 @@ BELL = "broker:bell"
 UNREADABLE = "broker:unreadable"
 UNREADABLE_KEPT = 100
 
+#: How many publications a full queue refused, by queue.
+REFUSED = "broker:refused"
+#: The last message of each entry of beat's schedule.
+PERIODIC_MESSAGES = "broker:periodic"
+
 #: A message's header: how often a worker took it and did not finish.
 FAILED_DELIVERIES = "failed_deliveries"
+#: A message's header: beat's entry that it comes from.
+PERIODIC = "periodic"
 
 # --- Scripts -------------------------------------------------------------------------------------
 # Times are by Redis' clock: the hosts' need not agree. What frees memory, or moves it, works when
@@ -57,16 +64,25 @@ return {last and last[1] or '0-0'}
 )
 _PUT = (
     """
+local periodic = ARGV[4]
+if periodic ~= '' then
+    local last = redis.call('HGET', KEYS[2], periodic)
+    if last and redis.call('LPOS', ARGV[1], last) then return 'waits' end
+end
 local limit = tonumber(ARGV[3])
 if limit > 0 then
     local waiting = 0
-    for i = 2, #KEYS do waiting = waiting + redis.call('LLEN', KEYS[i]) end
-    if waiting >= limit then return waiting end
+    for i = 4, #KEYS do waiting = waiting + redis.call('LLEN', KEYS[i]) end
+    if waiting >= limit then
+        redis.call('HINCRBY', KEYS[3], ARGV[5], 1)
+        return waiting
+    end
 end
 redis.call('LPUSH', ARGV[1], ARGV[2])
+if periodic ~= '' then redis.call('HSET', KEYS[2], periodic, ARGV[2]) end
 """
     + _RING.format(1)
-    + "return -1"
+    + "return ''"
 )
 _GIVE_BACK = (
     """#!lua flags=allow-oom
@@ -106,6 +122,10 @@ class QueueFull(OperationalError):
             "(QUEUE_LIMIT). Add workers, or publish later."
         )
         self.queue, self.waiting, self.limit = queue, waiting, limit
+
+
+class StillWaiting(Exception):
+    """The last message of this entry of beat's schedule is in its queue; nothing was published."""
 
 
 class QoS(kombu_redis.QoS):
@@ -327,13 +347,31 @@ class Channel(kombu_redis.Channel):
             if batch is not None:
                 batch.add("xadd", BELL, {"rung": ""}, "*", 1, False)
             return
+        headers = message.get("headers") or {}
+        limit = self._limit(queue, headers)
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
-        limit = self.queue_limits.get(queue, 0)
-        keys = [BELL, *(self._q_for_pri(queue, step) for step in self.priority_steps)]
+        lists = [self._q_for_pri(queue, step) for step in self.priority_steps]
         with self.conn_or_acquire() as client:
-            waiting = self._put_script(keys=keys, args=[key, dumps(message), limit], client=client)
-        if waiting >= 0:
-            raise QueueFull(queue, waiting, limit)
+            answer = self._put_script(
+                keys=[BELL, PERIODIC_MESSAGES, REFUSED, *lists],
+                args=[key, dumps(message), limit, headers.get(PERIODIC) or "", queue],
+                client=client,
+            )
+        if answer == b"waits":
+            raise StillWaiting(headers[PERIODIC])
+        if answer:
+            raise QueueFull(queue, answer, limit)
+
+    def _limit(self, queue: str, headers: dict[str, Any]) -> int:
+        """How many messages may wait; 0: any number.
+
+        A retry takes the place of a message that was there; tasks that publish find room when
+        others do not, so that what has begun can go on.
+        """
+        if headers.get("retries"):
+            return 0
+        limit = self.queue_limits.get(queue, 0)
+        return 2 * limit if headers.get("parent_id") else limit
 
     def keys_of(self, message: dict[str, Any], exchange: str, routing_key: str) -> list[str]:
         """The lists that a message goes back to."""

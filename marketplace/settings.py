@@ -309,6 +309,8 @@ CELERY_TASK_ROUTES = {
     "promotions.tasks.check_active_promos": {"queue": "high_priority"},
     "promotions.tasks.release_expired_reservations": {"queue": "high_priority"},
     "promotions.tasks.cleanup_expired_promos": {"queue": "low_priority"},
+    # Whatever the other queues are full of.
+    "task_manager.tasks.check_queues": {"queue": "high_priority"},
     "task_manager.tasks.*": {"queue": "low_priority"},
 }
 
@@ -321,9 +323,9 @@ REDBEAT_REDIS_OPTIONS = REDIS_OPTIONS
 CELERY_REDBEAT_LOCK_TIMEOUT = 15
 
 
+# Of each entry one message waits at most: marketplace.beat sees to it.
 def periodic(task: str, period: float) -> dict[str, Any]:
-    """A schedule entry whose messages expire when the next one is due, so that none pile up."""
-    return {"task": task, "schedule": period, "options": {"expires": period}}
+    return {"task": task, "schedule": period}
 
 
 CELERY_BEAT_SCHEDULE = {
@@ -344,6 +346,9 @@ CELERY_BEAT_SCHEDULE = {
     ),
     "reconcile-executions-every-minute": periodic(
         "task_manager.tasks.reconcile_executions", env.seconds("RECONCILE_EXECUTIONS_SECONDS", 60.0)
+    ),
+    "check-queues-every-minute": periodic(
+        "task_manager.tasks.check_queues", env.seconds("CHECK_QUEUES_SECONDS", 60.0)
     ),
     "cleanup-executions-every-hour": periodic(
         "task_manager.tasks.cleanup_executions", env.seconds("CLEANUP_EXECUTIONS_SECONDS", 3600.0)

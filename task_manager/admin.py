@@ -11,19 +11,21 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
-from kombu.exceptions import OperationalError as BrokerError
 
 from marketplace.api import BoundedPaginator
 from task_manager import selectors
 from task_manager.exceptions import TaskManagerError
-from task_manager.models import DeadLetter, TaskExecution, TaskNotification, TaskTemplate
-from task_manager.services.cancel import executions_cancel
-from task_manager.services.dead_letters import (
-    dead_letter_discard,
-    dead_letter_parameters,
-    dead_letter_requeue,
+from task_manager.models import (
+    DeadLetter,
+    OutboxTask,
+    TaskExecution,
+    TaskNotification,
+    TaskTemplate,
 )
+from task_manager.services.cancel import executions_cancel
+from task_manager.services.dead_letters import dead_letter_discard, dead_letter_parameters
 from task_manager.services.notifications import notifications_retry, settings_errors
+from task_manager.services.requeue import dead_letter_requeue
 
 
 class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
@@ -186,6 +188,15 @@ class TaskNotificationAdmin(ReadOnlyAdmin):
         messages.success(request, message % {"count": count})
 
 
+@admin.register(OutboxTask)
+class OutboxTaskAdmin(ReadOnlyAdmin):
+    list_display = ("task_id", "celery_name", "queue", "created_at", "published_at", "publications")
+    ordering = ("-created_at",)
+    search_fields = ("=task_id", "celery_name")
+    # The arguments may be secret; the execution shows them masked.
+    exclude = ("body",)
+
+
 @admin.register(DeadLetter)
 class DeadLetterAdmin(ReadOnlyAdmin):
     list_display = (
@@ -251,7 +262,7 @@ class DeadLetterAdmin(ReadOnlyAdmin):
         for letter in letters:
             try:
                 service(letter.pk)
-            except (TaskManagerError, BrokerError) as error:
+            except TaskManagerError as error:
                 messages.error(request, f"{letter}: {error}")
             else:
                 count += 1

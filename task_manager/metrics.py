@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import redis
 from celery import current_app
 from django.conf import settings
-from django.db.models import Count
+from django.db.models import Count, Q
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -24,6 +24,7 @@ from task_manager.clients.stream import backlog
 from task_manager.models import (
     UNFINISHED,
     DeadLetter,
+    OutboxTask,
     TaskExecution,
     TaskNotification,
     TaskStatistic,
@@ -62,11 +63,26 @@ def from_broker() -> Iterator[Metric]:
             oldest.add_metric([queue], max(0.0, now - published_at) if published_at else 0.0)
         yield waiting
         yield oldest
+        yield from _limits(broker)
         yield gauge(
             "messages_held",
             "Messages that workers have and did not acknowledge yet.",
             broker.client.hlen(broker.channel.unacked_key),
         )
+
+
+def _limits(broker: Broker) -> Iterator[Metric]:
+    limit = gauge("queue_limit", "Messages that may wait in a queue; none: any.", label="queue")
+    for queue, count in broker.limits().items():
+        limit.add_metric([queue], count)
+    refused = CounterMetricFamily(
+        f"{PREFIX}publications_refused", "Messages for which a queue was full.", labels=["queue"]
+    )
+    counts = broker.refused()
+    for queue in broker.queues():
+        refused.add_metric([queue], counts.get(queue, 0))
+    yield limit
+    yield refused
 
 
 # --- Redis ---------------------------------------------------------------------------------------
@@ -103,6 +119,13 @@ def from_postgresql() -> Iterator[Metric]:
         "dead_letters_waiting",
         "Failed tasks that wait to be requeued or discarded.",
         DeadLetter.objects.filter(status=DeadLetter.Status.WAITING).count(),
+    )
+    promised = OutboxTask.objects.aggregate(
+        count=Count("pk"), waiting=Count("pk", filter=Q(published_at=None))
+    )
+    yield gauge("promised_tasks", "Promised tasks that have not ended.", promised["count"])
+    yield gauge(
+        "promised_tasks_waiting", "Those that the broker did not take yet.", promised["waiting"]
     )
     yield gauge(
         "task_notifications_pending",

@@ -7,6 +7,7 @@ forward, by `position`.
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 
@@ -112,6 +113,37 @@ class TaskExecution(models.Model):
     @property
     def is_finished(self) -> bool:
         return self.status in FINISHED
+
+
+class OutboxTask(models.Model):
+    """A task that was promised and has not ended, with all that it takes to publish it again."""
+
+    task_id = models.CharField(_("task id"), max_length=255, primary_key=True)
+    celery_name = models.CharField(_("Celery's name"), max_length=255)
+    body = models.TextField(_("body"), help_text=_("Its arguments, as JSON."))
+    queue = models.CharField(_("queue"), max_length=255, blank=True)
+    eta = models.DateTimeField(_("not before"), null=True, blank=True)
+    expires = models.DateTimeField(_("expires"), null=True, blank=True)
+    created_at = models.DateTimeField(_("created at"), db_default=Now())
+    published_at = models.DateTimeField(
+        _("published at"),
+        null=True,
+        blank=True,
+        help_text=_("Empty: the broker did not take it."),
+    )
+    publications = models.PositiveSmallIntegerField(_("publications"), default=0, db_default=0)
+
+    class Meta:
+        verbose_name = _("promised task")
+        verbose_name_plural = _("promised tasks")
+        indexes = [
+            models.Index(
+                "task_id", condition=Q(published_at__isnull=True), name="outbox_task_waiting"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.celery_name} {self.task_id}"
 
 
 class TaskTemplate(models.Model):

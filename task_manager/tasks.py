@@ -2,14 +2,13 @@
 
 from celery import shared_task
 
-from task_manager.services import dead_letters, executions, notifications, reconciliation
+from task_manager.services import executions, notifications, queues, reconciliation
 
 
 @shared_task
 def reconcile_executions() -> dict[str, int]:
     """Bring rows that look stuck to what result backend, broker and workers know."""
-    counts = reconciliation.executions_reconcile()
-    return counts | {"reopened": dead_letters.dead_letters_reopen()}
+    return reconciliation.executions_reconcile()
 
 
 @shared_task
@@ -22,3 +21,9 @@ def cleanup_executions() -> dict[str, int]:
 def deliver_notifications() -> dict[str, int]:
     """Send the e-mails, webhooks and alerts that are due."""
     return notifications.notifications_deliver()
+
+
+@shared_task
+def check_queues() -> dict[str, int]:
+    """Tell the administrators of queues that fill faster than they are emptied."""
+    return queues.queues_check()

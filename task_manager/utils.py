@@ -1,7 +1,8 @@
 """What the project's apps use: name a task, follow it, ask for tasks, cancel them."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 from celery import current_task
@@ -14,6 +15,7 @@ from task_manager.clients.stream import writer
 from task_manager.models import UNFINISHED, TaskExecution, TaskStatus, TaskTemplate
 from task_manager.services import cancel, notifications
 from task_manager.services.executions import executions_catch_up
+from task_manager.services.outbox import task_enqueue
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -102,6 +104,36 @@ def _send(entry: dict[str, Any], status: str, at: float, *, presumed: bool = Fal
         entry = entries.of_message(vars(request), request.args, request.kwargs) | entry
     data = entries.transition(entry, status, at, presumed=presumed)
     writer().add(lambda: data)
+
+
+# --- Promising -----------------------------------------------------------------------------------
+def enqueue(
+    task: str | Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    user: User | None = None,
+    queue: str = "",
+    countdown: float | None = None,
+    eta: datetime | None = None,
+    expires: datetime | None = None,
+) -> str:
+    """Run a task for certain: a promise in the caller's transaction; the task's id.
+
+    Unlike `delay()` it survives a rollback, a broker that is away or full, and what Redis loses
+    when it is killed; as every task it may run twice. `task` is one or its name, `countdown` is in
+    seconds. Raises UnknownTask, and TypeError for arguments that the task or JSON does not take.
+    """
+    return task_enqueue(
+        task if isinstance(task, str) else str(task.name),  # type: ignore[attr-defined]
+        args,
+        kwargs,
+        user_id=user.pk if user else None,
+        queue=queue,
+        countdown=countdown,
+        eta=eta,
+        expires=expires,
+    )
 
 
 # --- Templates -----------------------------------------------------------------------------------

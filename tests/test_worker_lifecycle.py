@@ -1,5 +1,6 @@
 """Workers and beats of a test's own on an empty broker: started, watched, killed."""
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -29,6 +30,24 @@ def test_a_second_beat_takes_over_from_one_killed(broker, tmp_path):
             assert "Acquired lock" not in second.read_text()
             os.kill(leader.pid, signal.SIGKILL)
             wait_until(lambda: "Acquired lock" in second.read_text(), what="the second takes over")
+
+
+def test_a_beat_without_workers_fills_no_queue(broker, log):
+    environ = {
+        "CELERY_BEAT_MAX_LOOP_INTERVAL": "0.5",
+        "CELERY_REDBEAT_LOCK_TIMEOUT": "2",
+        "CHECK_ACTIVE_PROMOS_SECONDS": "0.5",
+        "RECONCILE_EXECUTIONS_SECONDS": "0.5",
+    }
+    entry = "check-flash-promos-every-minute still waits for a worker"
+    with celery("beat", log=log, **environ):
+        wait_until(lambda: log.read_text().count(entry) >= 3, what="it ticked a few times")
+    named = [json.loads(raw)["headers"]["task"] for raw in broker.lrange("high_priority", 0, -1)]
+    assert named.count("promotions.tasks.check_active_promos") == 1
+    assert len(named) == len(set(named))
+    assert log.read_text().count("Message Error") == 0
+    with celery("worker", "--concurrency=1", log=log):
+        wait_until(lambda: not broker.exists("high_priority"), what="what waited is run")
 
 
 def test_a_worker_shows_that_it_lives(broker, log, tmp_path):

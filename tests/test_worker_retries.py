@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from task_manager.models import DeadLetter, TaskExecution
-from task_manager.services.dead_letters import dead_letter_requeue
+from task_manager.services.requeue import dead_letter_requeue
 from tests import retrying_tasks as tasks
 from tests.processes import celery, wait_until
 

@@ -18,11 +18,14 @@ from kombu.transport import virtual
 from marketplace.broker import (
     BELL,
     FAILED_DELIVERIES,
+    PERIODIC,
+    REFUSED,
     UNREADABLE,
     UNREADABLE_KEPT,
     Channel,
     QoS,
     QueueFull,
+    StillWaiting,
     Transport,
 )
 
@@ -404,3 +407,44 @@ def test_taking_goes_on_without_memory(broker, taker):
     finally:
         broker.config_set("maxmemory", 0)
     assert (held(broker), broker.llen("default")) == (1, 18)
+
+
+@pytest.mark.parametrize(
+    ("headers", "limit"), [({}, 2), ({"parent_id": "another"}, 4), ({"retries": 1}, 100)]
+)
+def test_what_has_begun_finds_room_when_others_do_not(broker, headers, limit):
+    with connect(queue_limits={"default": 2}) as connection, connection.Producer() as producer:
+        for number in range(limit):
+            producer.publish(number, routing_key="default", headers=headers)
+        if limit < 100:
+            with pytest.raises(QueueFull):
+                producer.publish(limit, routing_key="default", headers=headers)
+    assert broker.llen("default") == limit
+
+
+def test_refused_publications_are_counted(broker):
+    with connect(queue_limits={"default": 1}) as connection, connection.Producer() as producer:
+        producer.publish(0, routing_key="default")
+        for _ in range(3):
+            with pytest.raises(QueueFull):
+                producer.publish(1, routing_key="default")
+    assert broker.hgetall(REFUSED) == {b"default": b"3"}
+
+
+def test_of_a_periodic_entry_one_message_waits(broker, taker):
+    with connect() as connection, connection.Producer() as producer:
+
+        def publish_periodic(entry: str) -> None:
+            producer.publish(entry, routing_key="default", headers={PERIODIC: entry})
+
+        for entry in ("a", "b"):
+            publish_periodic(entry)
+            with pytest.raises(StillWaiting):
+                publish_periodic(entry)
+        assert broker.llen("default") == 2
+        worker = taker()
+        worker.take()
+        publish_periodic("a")  # the one before is taken
+        with pytest.raises(StillWaiting):
+            publish_periodic("b")
+    assert broker.llen("default") == 2

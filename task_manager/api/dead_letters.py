@@ -17,11 +17,8 @@ from task_manager.api.errors import TaskManagerView, refusals
 from task_manager.api.filters import TextFilter, choice_error
 from task_manager.api.serializers import OBJECT
 from task_manager.models import DeadLetter, DeadLetterStatus
-from task_manager.services.dead_letters import (
-    dead_letter_discard,
-    dead_letter_parameters,
-    dead_letter_requeue,
-)
+from task_manager.services.dead_letters import dead_letter_discard, dead_letter_parameters
+from task_manager.services.requeue import dead_letter_requeue
 
 
 class DeadLetterFilter(filters.FilterSet):  # type: ignore[misc]

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery import current_app
 
+from marketplace.broker import REFUSED
 from task_manager.entries import PUBLISHED_AT
 
 #: Messages read at once.
@@ -49,6 +50,15 @@ class Broker:
             for key in self._keys(queue):
                 pipe.llen(key)
             return sum(pipe.execute())
+
+    def limits(self) -> dict[str, int]:
+        """How many messages may wait in each queue that has a bound."""
+        return {queue: limit for queue, limit in self.channel.queue_limits.items() if limit > 0}
+
+    def refused(self) -> dict[str, int]:
+        """How many publications each queue refused because it was full, ever."""
+        counts = self.client.hgetall(REFUSED)
+        return {queue.decode(): int(count) for queue, count in counts.items()}
 
     def oldest(self, queue: str) -> float | None:
         """When the message that is next in turn was published (epoch seconds)."""

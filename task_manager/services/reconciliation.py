@@ -2,8 +2,8 @@
 
 A worker that is killed takes the transitions of its last quarter of a second with it, and an
 outage of Redis those of longer. The result backend knows how a task ended, the broker what waits
-or is held, the workers what they run. What none of them knows is lost, and is said to be so;
-should the truth come later after all, it overrides that.
+or is held, the workers what they run. What none of them knows is lost: what was promised of it is
+published again, the rest is said to be lost; should the truth come after all, it overrides that.
 """
 
 import logging
@@ -21,6 +21,7 @@ from task_manager.clients.broker import Broker, Message, broker
 from task_manager.clients.cancellations import cancellations
 from task_manager.clients.stream import writer
 from task_manager.models import UNFINISHED, TaskExecution, TaskStatus
+from task_manager.services import outbox
 from task_manager.services.executions import executions_record
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ Row = tuple[str, str, str, int, bool]
 
 def executions_reconcile() -> dict[str, int]:
     """Bring stuck rows to what is known of them; how many of each kind there were."""
+    outbox.outbox_publish_waiting()
     with broker() as messages:
         stuck = _stuck(messages)
         known, told = _from_results(stuck)
@@ -65,13 +67,24 @@ def executions_reconcile() -> dict[str, int]:
         ]
         running = _running([row[0] for row in rest])
         lost = _twice_suspected([row for row in rest if row[0] not in running])
-        found = [*told, *missing, *map(_lost, lost)]
+    again = outbox.outbox_publish_again(row[0] for row in lost if not row[4])
+    lost = [row for row in lost if row[0] not in again]
+    found = [*told, *missing, *_lost(lost)]
     if found:
         executions_record(found)
         writer().send(found)  # for live clients
     if lost:
         logger.warning("%d tasks were lost: %s", len(lost), ", ".join(row[0] for row in lost[:10]))
-    return {"checked": len(stuck), "told": len(told), "missing": len(missing), "lost": len(lost)}
+    if again:
+        logger.warning("%d lost tasks were promised, and are published again", len(again))
+    outbox.outbox_cleanup()
+    return {
+        "checked": len(stuck),
+        "told": len(told),
+        "missing": len(missing),
+        "again": len(again),
+        "lost": len(lost),
+    }
 
 
 def _stuck(messages: Broker) -> list[Row]:
@@ -157,14 +170,22 @@ def _twice_suspected(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row[0] in before]
 
 
-def _lost(row: Row) -> bytes:
-    task_id, _status, _queue, retries, cancelled = row
+def _lost(rows: list[Row]) -> list[bytes]:
+    promised = outbox.outbox_arguments(row[0] for row in rows)
+    return [_end_of_lost(row, promised.get(row[0])) for row in rows]
+
+
+def _end_of_lost(row: Row, promised: Any) -> bytes:
+    task_id, _status, queue, retries, cancelled = row
     now = time.time()
     entry: dict[str, Any] = {"id": task_id, "retries": retries, "finished_at": now}
     if cancelled:
         entry["error"] = "The task was cancelled; its worker is gone."
         return entries.transition(entry, TaskStatus.REVOKED, now, presumed=True)
     entry["error"] = LOST
+    if promised:
+        name, args, kwargs = promised
+        entry |= {"celery_name": name, "queue": queue, "letter": {"args": args, "kwargs": kwargs}}
     return entries.transition(entry, TaskStatus.FAILURE, now, presumed=True)
 
 

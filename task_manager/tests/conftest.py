@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from typing import Any
 
 import pytest
@@ -60,9 +60,22 @@ def receiver(settings: Any) -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def no_broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A broker that is away for publishers, without the connections they have open."""
-    with closed_broker(), monkeypatch.context() as patch:
-        patch.setattr(app, "_pool", None)
-        patch.setattr(app.amqp, "_producer_pool", None)
+def no_broker_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[], AbstractContextManager[None]]:
+    """A context in which the broker is away for publishers, whatever connections they have."""
+
+    @contextmanager
+    def away() -> Iterator[None]:
+        with closed_broker(), monkeypatch.context() as patch:
+            patch.setattr(app, "_pool", None)
+            patch.setattr(app.amqp, "_producer_pool", None)
+            yield
+
+    return away
+
+
+@pytest.fixture
+def no_broker(no_broker_for: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
+    with no_broker_for():
         yield

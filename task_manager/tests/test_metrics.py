@@ -10,12 +10,13 @@ import pytest
 from celery import current_app
 from django.utils import timezone
 
+from marketplace.broker import QueueFull
 from marketplace.tests.test_metrics import TOKEN, scrape
 from promotions.models import Notification
 from task_manager.clients.cancellations import cancellations
 from task_manager.clients.stream import STREAM, Reader, writer
 from task_manager.entries import PUBLISHED_AT
-from task_manager.models import DeadLetter, TaskExecution, TaskNotification
+from task_manager.models import DeadLetter, OutboxTask, TaskExecution, TaskNotification
 from task_manager.services.executions import executions_record
 
 pytestmark = pytest.mark.django_db
@@ -61,6 +62,18 @@ def test_a_queue_counts_its_messages_of_every_priority(broker, metrics):
         publish("default", priority=priority)
     publish("high_priority")
     assert metrics("queue_messages") == {"default": 4, "high_priority": 1, "low_priority": 0}
+
+
+def test_a_queue_s_limit_and_what_it_refused(broker, metrics, monkeypatch):
+    monkeypatch.setitem(
+        current_app.conf.broker_transport_options, "queue_limits", {"default": 1, "low_priority": 0}
+    )
+    publish("default")
+    with pytest.raises(QueueFull):
+        publish("default")
+    assert metrics("queue_limit") == {"default": 1}
+    refused = metrics("publications_refused_total")
+    assert refused == {"default": 1, "high_priority": 0, "low_priority": 0}
 
 
 def test_a_queue_is_as_old_as_its_oldest_message(broker, metrics):
@@ -204,6 +217,13 @@ def test_dead_letters_that_wait(metrics):
 
 
 def test_the_outbox_of_tasks(metrics):
+    for number, published_at in enumerate([None, timezone.now(), timezone.now()]):
+        OutboxTask.objects.create(task_id=str(number), published_at=published_at)
+    assert metrics("promised_tasks") == {"": 3}
+    assert metrics("promised_tasks_waiting") == {"": 1}
+
+
+def test_the_outbox_of_notifications(metrics):
     for number, status in enumerate(["PENDING", "DELIVERED", "FAILED"]):
         TaskNotification.objects.create(
             task_id=str(number), status=status, created_at=timezone.now()
@@ -229,7 +249,7 @@ def test_a_scrape_asks_postgresql_little_however_many_tasks(
     client, metrics, django_assert_max_num_queries
 ):
     executions_record([ended(str(n), name=f"shop.pack{n}", duration=1) for n in range(50)])
-    with django_assert_max_num_queries(6):
+    with django_assert_max_num_queries(7):
         assert len(metrics("tasks_failed_total")) == 50
 
 

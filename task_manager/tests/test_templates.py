@@ -7,7 +7,8 @@ from django.core.exceptions import ValidationError
 from task_manager.exceptions import UnknownTask
 from task_manager.models import TaskExecution, TaskTemplate
 from task_manager.services.executions import executions_catch_up
-from task_manager.services.templates import task_named, template_run
+from task_manager.services.registry import task_named
+from task_manager.services.templates import template_run
 from task_manager.utils import track_task
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker")]

@@ -7,17 +7,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db.models import Q, QuerySet
-from kombu.exceptions import OperationalError as BrokerError
 
 from task_manager.entries import shortened
 from task_manager.exceptions import TaskManagerError
 from task_manager.management.commands._celery import UsageError
 from task_manager.models import DeadLetter, DeadLetterStatus
-from task_manager.services.dead_letters import (
-    dead_letter_discard,
-    dead_letter_parameters,
-    dead_letter_requeue,
-)
+from task_manager.services.dead_letters import dead_letter_discard, dead_letter_parameters
+from task_manager.services.requeue import dead_letter_requeue
 
 
 class Command(BaseCommand):
@@ -87,8 +83,6 @@ class Command(BaseCommand):
             except TaskManagerError as error:
                 failed += 1
                 self.stderr.write(f"{text}: {error}")
-            except BrokerError as error:
-                raise CommandError(f"{text} was not published: {error}") from error
             else:
                 self.stdout.write(f"{text} {done}" + (f" as {new_id}" if new_id else ""))
         if failed:

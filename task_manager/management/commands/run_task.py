@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from task_manager import entries
 from task_manager.exceptions import UnknownTask
 from task_manager.management.commands._celery import UsageError
-from task_manager.services.templates import task_named
+from task_manager.services.registry import task_named
 
 KINDS: dict[type, str] = {
     list: "a list such as '[1, \"two\"]'",
