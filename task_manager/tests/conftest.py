@@ -79,3 +79,15 @@ def no_broker_for(
 def no_broker(no_broker_for: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
     with no_broker_for():
         yield
+
+
+@pytest.fixture
+def limit_queues(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets how many messages may wait in each queue, for new connections."""
+
+    def limit(**limits: int) -> None:
+        monkeypatch.setitem(app.conf.broker_transport_options, "queue_limits", limits)
+        monkeypatch.setattr(app, "_pool", None)
+        monkeypatch.setattr(app.amqp, "_producer_pool", None)
+
+    return limit

@@ -64,10 +64,8 @@ def test_a_queue_counts_its_messages_of_every_priority(broker, metrics):
     assert metrics("queue_messages") == {"default": 4, "high_priority": 1, "low_priority": 0}
 
 
-def test_a_queue_s_limit_and_what_it_refused(broker, metrics, monkeypatch):
-    monkeypatch.setitem(
-        current_app.conf.broker_transport_options, "queue_limits", {"default": 1, "low_priority": 0}
-    )
+def test_a_queue_s_limit_and_what_it_refused(broker, metrics, limit_queues):
+    limit_queues(default=1, low_priority=0)
     publish("default")
     with pytest.raises(QueueFull):
         publish("default")

@@ -116,12 +116,8 @@ def test_without_the_broker_the_promise_stands_and_is_kept_later(no_broker_for, 
     assert len(waiting()) == 1
 
 
-def test_a_full_queue_holds_up_no_other(monkeypatch):
-    monkeypatch.setattr(outbox, "BATCH", 2)
-    full = dict.fromkeys(("default",), 1)
-    monkeypatch.setitem(app.conf.broker_transport_options, "queue_limits", full)
-    monkeypatch.setattr(app, "_pool", None)
-    monkeypatch.setattr(app.amqp, "_producer_pool", None)
+def test_a_full_queue_holds_up_no_other(limit_queues):
+    limit_queues(default=1)
     first, second = enqueue(ship, (1,)), enqueue(ship, (2,))
     third = enqueue(ship, (3,), queue="low_priority")
     with pytest.raises(QueueFull):

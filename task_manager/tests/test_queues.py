@@ -10,10 +10,9 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker")]
 
 
 @pytest.fixture(autouse=True)
-def _limits(monkeypatch, settings):
+def _limits(limit_queues, settings):
     settings.ADMINS = [("", "ops@example.com")]
-    limits = {"default": 5, "high_priority": 5, "low_priority": 0}
-    monkeypatch.setitem(current_app.conf.broker_transport_options, "queue_limits", limits)
+    limit_queues(default=5, high_priority=5, low_priority=0)
 
 
 def fill(queue: str, count: int) -> None:
