@@ -82,7 +82,7 @@ def no_broker(no_broker_for: Callable[[], AbstractContextManager[None]]) -> Iter
 
 
 @pytest.fixture
-def limit_queues(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def limit_queues(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Sets how many messages may wait in each queue, for new connections."""
 
     def limit(**limits: int) -> None:
@@ -90,4 +90,5 @@ def limit_queues(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(app, "_pool", None)
         monkeypatch.setattr(app.amqp, "_producer_pool", None)
 
-    return limit
+    yield limit
+    app.pool.force_close_all()
