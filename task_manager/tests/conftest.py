@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
+from kombu import pools
 
 from marketplace.celery import app
 from marketplace.tests.test_health import closed_broker
@@ -91,4 +92,7 @@ def limit_queues(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None
         monkeypatch.setattr(app.amqp, "_producer_pool", None)
 
     yield limit
-    app.pool.force_close_all()
+    # kombu keeps a pool for each set of options, for good.
+    pools.producers.pop(app.connection_for_write(), None)
+    if pool := pools.connections.pop(app.connection_for_write(), None):
+        pool.force_close_all()
