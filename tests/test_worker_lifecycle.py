@@ -25,8 +25,10 @@ def test_a_second_beat_takes_over_from_one_killed(broker, tmp_path):
     environ = {"CELERY_BEAT_MAX_LOOP_INTERVAL": "1", "CELERY_REDBEAT_LOCK_TIMEOUT": "2"}
     with celery("beat", "--loglevel=debug", log=first, **environ) as leader:
         wait_until(lambda: "Acquired lock" in first.read_text(), what="the first beat leads")
-        with celery("beat", "--loglevel=debug", log=second, **environ):
+        alive = tmp_path / "alive"
+        with celery("beat", "--loglevel=info", log=second, LIVENESS_FILE=str(alive), **environ):
             wait_until(lambda: "Acquiring lock" in second.read_text(), what="the second waits")
+            wait_until(alive.exists, what="it shows that it lives")
             assert "Acquired lock" not in second.read_text()
             os.kill(leader.pid, signal.SIGKILL)
             wait_until(lambda: "Acquired lock" in second.read_text(), what="the second takes over")

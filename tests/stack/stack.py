@@ -79,15 +79,30 @@ class Stack:
     #: Of the user that `make_staff` makes.
     token: str = ""
 
-    def try_compose(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        shell = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        shell |= {"APP_IMAGE": self.image or self.name}
+    def command(self, *arguments: str) -> list[str]:
         files = [part for file in self.files for part in ("-f", file)]
+        return ["docker", "compose", "-p", self.name, *files, *arguments]
+
+    def environment(self) -> dict[str, str]:
+        shell = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        return shell | {"APP_IMAGE": self.image or self.name} | self.ports
+
+    def try_compose(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return run(
-            *("docker", "compose", "-p", self.name, *files, *arguments),
+            *self.command(*arguments),
             cwd=self.folder,
-            env=shell | self.ports | options.pop("variables", {}),
+            env=self.environment() | options.pop("variables", {}),
             **options,
+        )
+
+    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        """In the background; its standard output is there to be read."""
+        return subprocess.Popen(
+            self.command(*arguments),
+            cwd=self.folder,
+            env=self.environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
 
     def compose(self, *arguments: str, **options: Any) -> str:
