@@ -3,6 +3,7 @@
 import os
 
 from celery import Celery
+from celery.app.backends import BACKEND_ALIASES
 from celery.signals import task_prerun
 from django.db import close_old_connections
 from kombu.transport import TRANSPORT_ALIASES
@@ -11,10 +12,11 @@ from marketplace.leases import Lease
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
 
-# Before anybody connects: kombu's own transport gives way to ours.
+# Before anybody connects: kombu's own transport and Celery's own backend give way to ours.
 TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "marketplace.broker:Transport"))
+BACKEND_ALIASES.update(dict.fromkeys(("redis", "rediss"), "marketplace.results:Backend"))
 
-app = Celery("marketplace")
+app = Celery("marketplace", task_cls="marketplace.task:Task")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.steps["consumer"].add(Lease)

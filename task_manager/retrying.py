@@ -3,13 +3,12 @@
 import time
 from typing import Any
 
-from celery import Task
-
+from marketplace.task import Task
 from task_manager import entries
 from task_manager.clients.stream import writer
 
 
-class RetryingTask(Task):  # type: ignore[type-arg]
+class RetryingTask(Task):
     """A task that is retried after any error, up to three times, then becomes a dead letter.
 
     `@shared_task(base=RetryingTask, bind=True)`. The wait before a retry is a random part of 60,

@@ -1,6 +1,7 @@
 """The production stack under load: what was asked of it, and what came of that."""
 
 import json
+import os
 import re
 import subprocess
 import threading
@@ -183,10 +184,11 @@ class Arena:
     # --- Breaking ---
     def on_host(self, *command: str) -> str:
         """As root of the Docker host, whoever runs this."""
-        done = run(
-            *("docker", "run", "--rm", "--privileged", "--pid=host", "--network=host"),
-            *("redis:8.0", "nsenter", "--target", "1", "--mount", "--", *command),
-        )
+        if os.geteuid():
+            options = ("--rm", "--privileged", "--pid=host", "--network=host", "redis:8.0")
+            inside = ("nsenter", "--target", "1", "--mount", "--", *command)
+            command = ("docker", "run", *options, *inside)
+        done = run(*command)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 

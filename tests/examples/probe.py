@@ -111,3 +111,21 @@ def fratricide():
     leave_trace("killed")
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
+
+
+@shared_task
+def nap(seconds):
+    """Needs Redis for nothing."""
+    time.sleep(seconds)
+
+
+@shared_task(bind=True, max_retries=5)
+def retry_without_memory(self):
+    """Retry once Redis takes no write; another run has nothing to do."""
+    if self.request.delivery_info.get("redelivered") or self.request.retries:
+        return
+    leave_trace("waits")
+    with redis.Redis.from_url(settings.REDIS_URL) as client:
+        while client.config_get("maxmemory")["maxmemory"] != "1":
+            time.sleep(0.05)
+    raise self.retry(countdown=0)
