@@ -19,7 +19,7 @@ PATIENCE = 120.0
 PAUSE = 0.5
 
 
-class Backend(RedisBackend):  # type: ignore[misc]
+class Backend(RedisBackend):
     #: Once over a new connection; `store_result` has more patience where it may.
     retry_policy = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
 

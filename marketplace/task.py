@@ -6,7 +6,7 @@ from celery.contrib.django.task import DjangoTask
 from celery.exceptions import Reject
 
 
-class Task(DjangoTask):  # type: ignore[misc]
+class Task(DjangoTask):  # type: ignore[type-arg]
     def retry(self, *args: Any, **kwargs: Any) -> Any:
         """As Celery's; but when the retry cannot be published, the message goes back.
 
@@ -15,4 +15,4 @@ class Task(DjangoTask):  # type: ignore[misc]
         try:
             return super().retry(*args, **kwargs)
         except Reject as reject:
-            raise Reject(reject.reason, requeue=True) from reject
+            raise Reject(reject.reason, requeue=True) from reject  # type: ignore[attr-defined]

@@ -96,6 +96,34 @@ class Buyers:
         return body
 
 
+class Watch:
+    """How long work stood still, from the fault to its end."""
+
+    def __init__(self, sign: Callable[[], int | None]) -> None:
+        self._sign = sign
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        #: Seconds.
+        self.longest = 0.0
+
+    def __enter__(self) -> "Watch":
+        self._value = self._sign() or 0
+        self._grew_at = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._stop.wait(0.3):
+            value = self._sign()
+            if value is not None and value > self._value:
+                self.longest = max(self.longest, time.monotonic() - self._grew_at)
+                self._value, self._grew_at = value, time.monotonic()
+
+
 class Arena:
     """A running stack with shoppers, and the means to load it and to break it."""
 
@@ -154,17 +182,21 @@ class Arena:
         held = [task for task in state["held"] if task.startswith("drill.")]
         return not held and sum(state["waiting"].values()) <= 10
 
-    def is_healthy(self) -> bool:
-        """Every container runs, and those with a health check are healthy."""
-        states = [self.inspect(name)["State"] for name in self.names()]
-        return all(
-            state["Running"] and state.get("Health", {}).get("Status", "healthy") == "healthy"
-            for state in states
-        )
+    def unhealthy(self) -> list[str]:
+        """The containers that do not run, or whose health check does not say that they are well."""
+
+        def is_well(name: str) -> bool:
+            state = self.inspect(name)["State"]
+            return bool(
+                state["Running"] and state.get("Health", {}).get("Status", "healthy") == "healthy"
+            )
+
+        return [name for name in self.names() if not is_well(name)]
 
     def names(self, *services: str) -> list[str]:
         listed = self.stack.compose("ps", "--all", "--format", "{{.Name}}", *(services or SERVICES))
-        return sorted(listed.split())
+        # Without those that `compose run` made.
+        return sorted(name for name in listed.split() if "-run-" not in name)
 
     def inspect(self, container: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(run("docker", "inspect", container).stdout)[0]
@@ -200,7 +232,9 @@ class Arena:
         self.on_host("kill", "-KILL", str(self.pid(container)))
 
     def wait_until_healthy(self, seconds: float = 300) -> None:
-        wait_until(self.is_healthy, seconds=seconds, what="every container is healthy again")
+        wait_until(
+            lambda: not self.unhealthy(), seconds=seconds, what="every container is healthy again"
+        )
 
     def wait(self, condition: Callable[[Counts], object], *, seconds: float, what: str) -> Counts:
         """The counts as soon as the condition holds of them."""
@@ -211,7 +245,3 @@ class Arena:
 
         found: Counts = wait_until(holds, seconds=seconds, what=what)
         return found
-
-
-def elapsed(since: float) -> float:
-    return time.monotonic() - since

@@ -58,7 +58,12 @@ def _redis(arena: Arena) -> None:
 
 
 def _redis_loses_a_second(arena: Arena) -> None:
-    """As when the host loses power: what was written in the last second never reached the disk."""
+    """As when the host loses power: what was written in the last second never reached the disk.
+
+    The workers stand still meanwhile, so that what was published then waits in the queue.
+    """
+    workers = arena.names("worker")
+    run("docker", "pause", *workers)
     disk = arena.names("disk")[0]
     find = "ls -t /data/appendonlydir/*.incr.aof | head -1"
     log = run("docker", "exec", disk, "sh", "-c", find).stdout.strip()
@@ -73,6 +78,7 @@ def _redis_loses_a_second(arena: Arena) -> None:
     assert cut.returncode == 0, cut.stderr
     run("docker", "update", "--restart=unless-stopped", name)
     run("docker", "start", name)
+    run("docker", "unpause", *workers)
     arena.wait_until_healthy()
 
 

@@ -144,7 +144,7 @@ def flood(seconds):
     deadline = time.monotonic() + float(seconds)
     while time.monotonic() < deadline:
         try:
-            nothing.apply_async(["x" * 1000], queue="low_priority")
+            nothing.apply_async(("x" * 1000,), queue="low_priority")
             taken += 1
         except (QueueFull, RedisError):
             refused += 1
