@@ -6,6 +6,7 @@ Celery counts the task as failed: before it began, or although it is done.
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import redis
@@ -25,14 +26,30 @@ class Backend(RedisBackend):
 
     def store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
         """Store it, or say in the log that it could not be: the task has the same outcome."""
+        store = super().store_result
         # Only the task itself may wait: a worker's main process has others to look after.
         patience = PATIENCE if state in states.READY_STATES and current_task else 0
-        deadline = time.monotonic() + patience
-        while True:
-            try:
-                return super().store_result(task_id, result, state, *args, **kwargs)
-            except (redis.RedisError, OSError) as error:
-                if time.monotonic() > deadline:
-                    logger.error("%s of %s was not stored: %s", state, task_id, error)
-                    return self.encode_result(result, state)
-            time.sleep(PAUSE)
+        what = f"{state} of {task_id} was not stored"
+        _patiently(lambda: store(task_id, result, state, *args, **kwargs), patience, what)
+        return self.encode_result(result, state)
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
+        """Count it, once however often it is said."""
+        count = super().on_chord_part_return
+        patience = PATIENCE if current_task else 0
+        what = f"{state} of {request.id} was not counted in its chord"
+        _patiently(lambda: count(request, state, result, **kwargs), patience, what)
+
+
+def _patiently(call: Callable[[], object], seconds: float, otherwise: str) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            call()
+        except (redis.RedisError, OSError) as error:
+            if time.monotonic() > deadline:
+                logger.error("%s: %s", otherwise, error)
+                return
+        else:
+            return
+        time.sleep(PAUSE)

@@ -71,6 +71,19 @@ def test_no_task_fails_because_redis_was_killed(own, url, client, environ, tmp_p
             assert worker.wait(60) == 0
 
 
+def test_a_chord_outlives_redis(own, url, client, environ, tmp_path):
+    with ExitStack() as stack:
+        with serving(own):
+            stack.enter_context(running(tmp_path, **environ))
+            publish(url, "probe.gather", 8)
+            wait_until(lambda: client.llen("default") > 5, what="its parts are published")
+            wait_until(lambda: client.llen("default") < 5, what="the worker is at work")
+        with serving(own):
+            wait_until(
+                lambda: traces(client) == {"all": 1}, seconds=60, what="the chord's body ran"
+            )
+
+
 def test_no_task_fails_because_redis_takes_no_write(own, url, client, environ, tmp_path):
     with serving(own), running(tmp_path, **environ):
         ids = publish(url, "probe.nap", 0.5, count=10, countdown=3)

@@ -51,7 +51,7 @@ class Outcome:
             f"{self.standstill:.0f}",
             f"{self.settled:.0f}",
             *map(str, (counts["published"], counts["done"], counts["lost"])),
-            *map(str, (counts["rows"] - counts["done"], counts["ran"])),
+            *map(str, (counts["rows"] - counts["done"], counts["ran"], counts["again"])),
             *map(str, (counts["owed"], counts["delivered"], counts["undelivered"])),
             *map(str, (counts["deliveries"] - counts["delivered"], counts["oversold"])),
         ]
@@ -66,6 +66,7 @@ HEADINGS = (
     "lost",
     "doubled",
     "runs",
+    "published again",
     "notifications owed",
     "delivered",
     "lost",
@@ -138,7 +139,8 @@ def run_drill(place: Arena, drill: Drill) -> Outcome:
             broken_at = time.monotonic()
             with Watch(lambda: _sign(place, drill, buyers)) as watch:
                 drill.fault(place)
-                publisher.wait(SETTLE_SECONDS)
+                while publisher.wait(SETTLE_SECONDS):  # killed as well: it goes on where it was
+                    publisher = place.publisher(drill.way)
                 counts = _settled(place)
         finally:
             publisher.kill()

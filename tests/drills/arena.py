@@ -35,6 +35,10 @@ _COUNTS = """
             JOIN promotions_reservation AS sale ON sale.promo_id = promo.id
             WHERE sale.status IN ('ACTIVE', 'COMPLETED') GROUP BY promo.id) AS sales),
         'completed', (SELECT count(*) FROM promotions_reservation WHERE status = 'COMPLETED'),
+        'again', (SELECT COALESCE(sum((result->>'again')::integer), 0)
+            FROM task_manager_taskexecution
+            WHERE celery_name = 'task_manager.tasks.reconcile_executions' AND status = 'SUCCESS'
+                AND created_at > (SELECT min(starts_at) FROM promotions_flashpromo)),
         'ticks', (SELECT count(*) FROM task_manager_taskexecution
             WHERE celery_name = 'promotions.tasks.check_active_promos' AND status = 'SUCCESS'),
         'unfinished', (SELECT count(*) FROM task_manager_taskexecution

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from tests.drills.arena import Arena, Buyers, Counts
 from tests.stack.stack import run, wait_until
 
-#: Of the redis that a drill fills.
-BALLAST_MEGABYTES = 600
-
 
 @dataclass(frozen=True)
 class Drill:
@@ -112,7 +109,7 @@ def _redis_without_memory(arena: Arena) -> None:
     """It takes no write for half a minute (`noeviction`)."""
     fill = (
         'dd if=/dev/zero bs=1M count=1 2>/dev/null | tr "\\0" x > /tmp/ballast; n=0; '
-        "while redis-cli -x SETRANGE ballast $((n * 1048576)) < /tmp/ballast | grep -qv OOM; "
+        "until redis-cli -x SETRANGE ballast $((n * 1048576)) < /tmp/ballast | grep -q OOM; "
         "do n=$((n + 1)); done; rm /tmp/ballast; echo $n"
     )
     filled = arena.stack.execute("redis", "sh", "-c", fill)

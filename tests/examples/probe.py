@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 
 import redis
-from celery import shared_task
+from celery import chord, shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from django.conf import settings
 
@@ -117,6 +117,12 @@ def fratricide():
 def nap(seconds):
     """Needs Redis for nothing."""
     time.sleep(seconds)
+
+
+@shared_task
+def gather(count):
+    """A chord: naps, and a trace once all are over."""
+    chord([nap.s(1) for _ in range(count)])(trace.si("all"))
 
 
 @shared_task(bind=True, max_retries=5)
