@@ -342,13 +342,15 @@ class Channel(kombu_redis.Channel):
     # --- Putting ---
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")
+        headers = message.get("headers") or {}
+        limit = self._limit(queue, headers)
         if batch is not None or queue in self._expires:
+            if batch is not None:
+                self._find_room(batch, queue, limit)
             super()._put(queue, message, **kwargs)
             if batch is not None:
                 batch.add("xadd", BELL, {"rung": ""}, "*", 1, False)
             return
-        headers = message.get("headers") or {}
-        limit = self._limit(queue, headers)
         key = self._q_for_pri(queue, self._get_message_priority(message, reverse=False))
         lists = [self._q_for_pri(queue, step) for step in self.priority_steps]
         with self.conn_or_acquire() as client:
@@ -362,13 +364,29 @@ class Channel(kombu_redis.Channel):
         if answer:
             raise QueueFull(queue, answer, limit)
 
+    def _find_room(self, batch: Any, queue: str, limit: int) -> None:
+        """A batch asks when what was free is used up: once for most."""
+        if not limit:
+            return
+        rooms: dict[str, int] = batch.__dict__.setdefault("rooms", {})
+        if not rooms.get(queue):
+            batch.flush()
+            waiting = self._size(queue)
+            if waiting >= limit:
+                with self.conn_or_acquire() as client:
+                    client.hincrby(REFUSED, queue)
+                raise QueueFull(queue, waiting, limit)
+            rooms[queue] = limit - waiting
+        rooms[queue] -= 1
+
     def _limit(self, queue: str, headers: dict[str, Any]) -> int:
         """How many messages may wait; 0: any number.
 
-        A retry takes the place of a message that was there; tasks that publish find room when
-        others do not, so that what has begun can go on.
+        A retry takes the place of a message that was there, and of each entry of beat's schedule
+        there is one; tasks that publish find room when others do not, so that what has begun can
+        go on.
         """
-        if headers.get("retries"):
+        if headers.get("retries") or headers.get(PERIODIC):
             return 0
         limit = self.queue_limits.get(queue, 0)
         return 2 * limit if headers.get("parent_id") else limit

@@ -33,12 +33,14 @@ class Backend(RedisBackend):
         _patiently(lambda: store(task_id, result, state, *args, **kwargs), patience, what)
         return self.encode_result(result, state)
 
-    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
+    def on_chord_part_return(
+        self, request: Any, state: str, result: Any, propagate: bool | None = None, **kwargs: Any
+    ) -> None:
         """Count it, once however often it is said."""
         count = super().on_chord_part_return
         patience = PATIENCE if current_task else 0
         what = f"{state} of {request.id} was not counted in its chord"
-        _patiently(lambda: count(request, state, result, **kwargs), patience, what)
+        _patiently(lambda: count(request, state, result, propagate, **kwargs), patience, what)
 
 
 def _patiently(call: Callable[[], object], seconds: float, otherwise: str) -> None:

@@ -309,8 +309,9 @@ CELERY_TASK_ROUTES = {
     "promotions.tasks.check_active_promos": {"queue": "high_priority"},
     "promotions.tasks.release_expired_reservations": {"queue": "high_priority"},
     "promotions.tasks.cleanup_expired_promos": {"queue": "low_priority"},
-    # Whatever the other queues are full of.
+    # These are for when other queues are full.
     "task_manager.tasks.check_queues": {"queue": "high_priority"},
+    "task_manager.tasks.reconcile_executions": {"queue": "high_priority"},
     "task_manager.tasks.*": {"queue": "low_priority"},
 }
 

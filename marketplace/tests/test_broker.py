@@ -422,6 +422,13 @@ def test_what_has_begun_finds_room_when_others_do_not(broker, headers, limit):
     assert broker.llen("default") == limit
 
 
+def test_beats_messages_find_room_in_a_full_queue(broker):
+    with connect(queue_limits={"default": 1}) as connection, connection.Producer() as producer:
+        producer.publish(0, routing_key="default")
+        producer.publish(1, routing_key="default", headers={PERIODIC: "entry"})
+    assert broker.llen("default") == 2
+
+
 def test_refused_publications_are_counted(broker):
     with connect(queue_limits={"default": 1}) as connection, connection.Producer() as producer:
         producer.publish(0, routing_key="default")
@@ -429,6 +436,21 @@ def test_refused_publications_are_counted(broker):
             with pytest.raises(QueueFull):
                 producer.publish(1, routing_key="default")
     assert broker.hgetall(REFUSED) == {b"default": b"3"}
+
+
+def test_a_batch_does_not_go_past_the_limit(broker):
+    with connect(queue_limits={"default": 5}) as connection, connection.Producer() as producer:
+        producer.publish(0, routing_key="default")
+
+        def publish_many() -> None:
+            with producer.batch():
+                for number in range(1, 9):
+                    producer.publish(number, routing_key="default")
+
+        with pytest.raises(QueueFull):
+            publish_many()
+    assert broker.llen("default") == 5
+    assert broker.hgetall(REFUSED) == {b"default": b"1"}
 
 
 def test_of_a_periodic_entry_one_message_waits(broker, taker):
