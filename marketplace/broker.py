@@ -31,8 +31,8 @@ BELL = "broker:bell"
 UNREADABLE = "broker:unreadable"
 UNREADABLE_KEPT = 100
 
-#: How many publications a full queue refused, by queue.
-REFUSED = "broker:refused"
+#: How many publications found a queue full, by queue.
+FULL = "broker:full"
 #: The last message of each entry of beat's schedule.
 PERIODIC_MESSAGES = "broker:periodic"
 
@@ -355,7 +355,7 @@ class Channel(kombu_redis.Channel):
         lists = [self._q_for_pri(queue, step) for step in self.priority_steps]
         with self.conn_or_acquire() as client:
             answer = self._put_script(
-                keys=[BELL, PERIODIC_MESSAGES, REFUSED, *lists],
+                keys=[BELL, PERIODIC_MESSAGES, FULL, *lists],
                 args=[key, dumps(message), limit, headers.get(PERIODIC) or "", queue],
                 client=client,
             )
@@ -374,7 +374,7 @@ class Channel(kombu_redis.Channel):
             waiting = self._size(queue)
             if waiting >= limit:
                 with self.conn_or_acquire() as client:
-                    client.hincrby(REFUSED, queue)
+                    client.hincrby(FULL, queue)
                 raise QueueFull(queue, waiting, limit)
             rooms[queue] = limit - waiting
         rooms[queue] -= 1

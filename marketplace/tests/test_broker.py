@@ -18,8 +18,8 @@ from kombu.transport import virtual
 from marketplace.broker import (
     BELL,
     FAILED_DELIVERIES,
+    FULL,
     PERIODIC,
-    REFUSED,
     UNREADABLE,
     UNREADABLE_KEPT,
     Channel,
@@ -435,7 +435,7 @@ def test_refused_publications_are_counted(broker):
         for _ in range(3):
             with pytest.raises(QueueFull):
                 producer.publish(1, routing_key="default")
-    assert broker.hgetall(REFUSED) == {b"default": b"3"}
+    assert broker.hgetall(FULL) == {b"default": b"3"}
 
 
 def test_a_batch_does_not_go_past_the_limit(broker):
@@ -450,7 +450,7 @@ def test_a_batch_does_not_go_past_the_limit(broker):
         with pytest.raises(QueueFull):
             publish_many()
     assert broker.llen("default") == 5
-    assert broker.hgetall(REFUSED) == {b"default": b"1"}
+    assert broker.hgetall(FULL) == {b"default": b"1"}
 
 
 def test_of_a_periodic_entry_one_message_waits(broker, taker):

@@ -9,7 +9,7 @@ from typing import Any
 
 from celery import current_app
 
-from marketplace.broker import REFUSED
+from marketplace.broker import FULL
 from task_manager.entries import PUBLISHED_AT
 
 #: Messages read at once.
@@ -57,7 +57,7 @@ class Broker:
 
     def refused(self) -> dict[str, int]:
         """How many publications each queue refused because it was full, ever."""
-        counts = self.client.hgetall(REFUSED)
+        counts = self.client.hgetall(FULL)
         return {queue.decode(): int(count) for queue, count in counts.items()}
 
     def oldest(self, queue: str) -> float | None:
