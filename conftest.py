@@ -16,6 +16,7 @@ from rest_framework_simplejwt.tokens import AccessToken
 from promotions.clients.promo_queue import PromoQueue, promo_queue, sns_client, sqs_client
 from promotions.clients.provision import provision
 from promotions.models import FlashPromo, Product, ShopperProfile, Store
+from tests.servers import operator
 
 #: Where the test stores stand; a degree of latitude is 111.19 km.
 HERE = (19.4326, -99.1332)
@@ -122,8 +123,8 @@ def worker_database(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
 
 @pytest.fixture
 def broker() -> Iterator[redis.Redis]:
-    """The Redis database of this test process, empty."""
-    client = redis.Redis.from_url(settings.REDIS_URL)
+    """The Redis database of this test process, empty, to somebody who may do everything."""
+    client = operator(settings.REDIS_URL)
     client.flushdb()
     yield client
     client.flushdb()

@@ -336,6 +336,7 @@ def _start(
         redis=redis.Redis(
             host=os.environ["REDIS_HOST"],
             port=int(os.environ["REDIS_PORT"]),
+            username="operator",
             password=os.environ["REDIS_PASSWORD"],
             db=int(environ["REDIS_DATABASE"]),
         ),

@@ -1,8 +1,10 @@
 """The Celery application: `celery -A marketplace worker|beat|flower|inspect|control`."""
 
 import os
+import re
 
 from celery import Celery
+from celery.app import utils
 from celery.app.backends import BACKEND_ALIASES
 from celery.signals import task_prerun
 from django.db import close_old_connections
@@ -15,6 +17,11 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
 # Before anybody connects: kombu's own transport and Celery's own backend give way to ours.
 TRANSPORT_ALIASES.update(dict.fromkeys(("redis", "rediss"), "marketplace.broker:Transport"))
 BACKEND_ALIASES.update(dict.fromkeys(("redis", "rediss"), "marketplace.results:Backend"))
+
+# `inspect conf`, `celery report` and Flower show the settings: a URL or a login may hold a
+# password, too, and is masked as what Celery knows to be secret.
+_hidden = f"{utils.HIDDEN_SETTINGS.pattern}|URL|LOGIN"  # type: ignore[attr-defined]
+utils.HIDDEN_SETTINGS = re.compile(_hidden, re.IGNORECASE)  # type: ignore[attr-defined]
 
 app = Celery("marketplace", task_cls="marketplace.task:Task")
 app.config_from_object("django.conf:settings", namespace="CELERY")

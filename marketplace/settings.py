@@ -152,9 +152,12 @@ DATABASES = {
 # --- Redis ---------------------------------------------------------------------------------------
 REDIS_HOST = env.text("REDIS_HOST", "127.0.0.1")
 REDIS_PORT = env.integer("REDIS_PORT", 6379, minimum=1)
+REDIS_USER = env.text("REDIS_USER", "marketplace")
 REDIS_PASSWORD = secret("REDIS_PASSWORD")
 REDIS_URL = "redis://{credentials}{host}:{port}/{database}".format(
-    credentials=f":{quote(REDIS_PASSWORD, safe='')}@" if REDIS_PASSWORD else "",
+    credentials=(
+        f"{quote(REDIS_USER, safe='')}:{quote(REDIS_PASSWORD, safe='')}@" if REDIS_PASSWORD else ""
+    ),
     host=REDIS_HOST,
     port=REDIS_PORT,
     database=env.integer("REDIS_DATABASE", 0),

@@ -11,6 +11,8 @@ import tempfile
 import time
 from pathlib import Path
 
+import redis
+
 from deploy.embedded.servers import Aws, Postgres, Redis, Server, free_port, listens
 
 # Speed over durability: a test run's data dies with it.
@@ -33,12 +35,18 @@ def start() -> None:
         password=password,
         database="marketplace",
         options=_POSTGRES_OPTIONS,
+        # The tests make databases of their own.
+        statements=(
+            "ALTER ROLE marketplace CREATEDB",
+            "GRANT CONNECT ON DATABASE postgres TO marketplace",
+        ),
     )
     redis = Redis(
         data=folder / "redis",
         port=free_port(),
         password=password,
         options={"appendonly": "no", "databases": "64"},
+        operator_password=password,
     )
     aws = Aws(port=free_port())
     processes: list[tuple[Server, subprocess.Popen[bytes]]] = []
@@ -85,6 +93,13 @@ def start() -> None:
         "SQS_WAIT_SECONDS": "1",
         "FLASH_PROMOS_TEST_SERVERS": str(folder),
     }
+
+
+def operator(url: str) -> redis.Redis:
+    """Of a Redis where the operator has the application's password; may do everything."""
+    client = redis.Redis.from_url(url)
+    client.connection_pool.connection_kwargs["username"] = "operator"
+    return client
 
 
 def use() -> None:

@@ -52,7 +52,7 @@ def as_text(default: Any) -> str:
 def read_by_compose(file: str) -> dict[str, str]:
     """Each variable that a compose file reads and the default it gives."""
     text = (PROJECT / file).read_text(encoding="utf-8")
-    found = re.findall(r"\$\{([A-Z0-9_]+)(?::-([^}]*)|:\?[^}]*)\}", text)
+    found = re.findall(r"\$\{([A-Z0-9_]+)(?::-([^}]*)|\?[^}]*)\}", text)
     assert len(found) == len(re.findall(r"(?<!\$)\$[{\w]", text)), (
         "an interpolation of another form"
     )
@@ -113,7 +113,7 @@ def test_a_default_of_compose_that_differs_is_named(file: dict[str, str]) -> Non
 
 def test_production_asks_for_the_secrets_and_they_are_empty() -> None:
     text = (PROJECT / "docker-compose.prod.yml").read_text(encoding="utf-8")
-    assert set(re.findall(r"\$\{([A-Z_]+):\?", text)) == SECRETS
+    assert set(re.findall(r"\$\{([A-Z_]+)\?", text)) == SECRETS
     assert {EXAMPLE[name][0] for name in SECRETS} == {""}
     assert {name for name in EXAMPLE if name.endswith(("_PASSWORD", "_SECRET_KEY"))} >= {
         name for name in SECRETS if name != "FLOWER_BASIC_AUTH"
@@ -123,3 +123,15 @@ def test_production_asks_for_the_secrets_and_they_are_empty() -> None:
 def test_the_file_as_it_stands_sets_nothing() -> None:
     lines = (PROJECT / ".env.example").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if line and not line.startswith("#")] == []
+
+
+def test_every_secret_may_come_from_a_file_under_compose() -> None:
+    text = (PROJECT / "compose/secrets.yml").read_text(encoding="utf-8")
+    secret = re.compile(r"_PASSWORD|_SECRET$|_SECRET_(ACCESS_)?KEY|_TOKEN|_AUTH$")
+    # boto3 has a file of its own, and the demonstration is not for production.
+    left_out = {"AWS_SECRET_ACCESS_KEY", "DEMO_PASSWORD"}
+    of_the_application = {name for name in EXAMPLE if secret.search(name)} - left_out
+    variables = set(re.findall(r"^    ([A-Z_]+)_FILE: /run/secrets/\1$", text, re.M))
+    assert variables == of_the_application
+    files = of_the_application | {"AWS_CREDENTIALS"}
+    assert set(re.findall(r"^    file: \./secrets/([A-Z_]+)$", text, re.M)) == files

@@ -14,6 +14,8 @@ SECRETS = {"DJANGO_SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_B
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     (tmp_path / "scripts").mkdir()
+    (tmp_path / "compose").mkdir(mode=0o700)
+    (tmp_path / "compose/any").touch(mode=0o700)
     for name in (".env.example", "scripts/init-env"):
         shutil.copy(PROJECT / name, tmp_path / name)
     return tmp_path
@@ -47,7 +49,7 @@ def test_it_writes_every_secret_and_nothing_else(clone: Path) -> None:
 def test_the_file_is_for_its_owner_alone_and_nothing_else_is_left(clone: Path) -> None:
     init_env(clone)
     assert (clone / ".env").stat().st_mode & 0o777 == 0o600
-    assert {path.name for path in clone.iterdir()} == {".env", ".env.example", "scripts"}
+    assert {path.name for path in clone.iterdir()} == {".env", ".env.example", "compose", "scripts"}
 
 
 def test_the_rest_of_the_example_comes_along(clone: Path) -> None:
@@ -58,6 +60,50 @@ def test_the_rest_of_the_example_comes_along(clone: Path) -> None:
     assert {line.strip("#=") for line in changed} == SECRETS
 
 
+def test_what_is_mounted_can_be_read_by_the_containers_users(clone: Path) -> None:
+    init_env(clone)
+    assert (clone / "compose").stat().st_mode & 0o777 == 0o755
+    assert (clone / "compose/any").stat().st_mode & 0o777 == 0o755
+
+
+# --- In files ------------------------------------------------------------------------------------
+def test_the_secrets_may_go_to_files(clone: Path) -> None:
+    done = init_env(clone, "--files")
+    assert (done.returncode, done.stderr) == (0, "")
+    files = {path.name: path.read_text() for path in (clone / "secrets").iterdir()}
+    assert {name for name, text in files.items() if text} == SECRETS
+    for name in SECRETS:
+        assert re.fullmatch(r"(admin:)?[A-Za-z0-9_-]{43}\n", files[name]), name
+    compose = "docker-compose.yml:docker-compose.prod.yml:compose/secrets.yml"
+    assert values(clone) == dict.fromkeys(SECRETS, "") | {"COMPOSE_FILE": compose}
+
+
+def test_the_files_are_those_that_compose_takes(clone: Path) -> None:
+    init_env(clone, "--files")
+    text = (PROJECT / "compose/secrets.yml").read_text()
+    wanted = set(re.findall(r"file: \./secrets/(\w+)", text))
+    assert {path.name for path in (clone / "secrets").iterdir()} == wanted
+
+
+def test_nobody_else_on_this_host_reads_the_files_but_the_containers_do(clone: Path) -> None:
+    init_env(clone, "--files")
+    assert (clone / "secrets").stat().st_mode & 0o777 == 0o700
+    assert {path.stat().st_mode & 0o777 for path in (clone / "secrets").iterdir()} == {0o644}
+
+
+@pytest.mark.parametrize("taken", [".env", "secrets"])
+def test_files_that_are_there_stay(clone: Path, taken: str) -> None:
+    init_env(clone, "--files")
+    before = (clone / "secrets/REDIS_PASSWORD").read_text()
+    if taken == "secrets":
+        (clone / ".env").unlink()
+    done = init_env(clone, "--files")
+    assert done.returncode == 1
+    assert f"{clone / taken} exists and stays as it is" in done.stderr
+    assert (clone / "secrets/REDIS_PASSWORD").read_text() == before
+
+
+# --- Again ---------------------------------------------------------------------------------------
 def test_each_run_makes_other_secrets(clone: Path) -> None:
     init_env(clone)
     first = values(clone)

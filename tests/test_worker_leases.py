@@ -13,6 +13,7 @@ from kombu import Connection
 from deploy.embedded.servers import Redis, free_port
 from task_manager.models import DeadLetter
 from tests.processes import serving, wait_until
+from tests.servers import operator
 from tests.test_worker_cancel import running, traces
 from tests.test_worker_tracking import row, send
 
@@ -174,13 +175,12 @@ def test_a_worker_that_is_stopped_holds_on_to_its_last_task(broker, tmp_path):
 
 def test_a_worker_outlives_redis_with_a_task_in_hand(tmp_path, db):
     """Celery 5.7.0 by itself ends with an AttributeError."""
-    own = Redis(tmp_path / "redis", free_port(), "secret", {"appendonly": "yes"})
+    own = Redis(tmp_path / "redis", free_port(), "secret", operator_password="secret")
     address = {"REDIS_PORT": str(own.port), "REDIS_PASSWORD": own.password, "REDIS_DATABASE": "0"}
-    url = f"redis://:{own.password}@127.0.0.1:{own.port}/0"
-    with redis.Redis.from_url(url) as client, ExitStack() as stack:
+    with operator(own.url()) as client, ExitStack() as stack:
         with serving(own):
             worker = stack.enter_context(running(tmp_path, **LATE, **SHORT, **address))
-            with Connection(url) as connection:
+            with Connection(own.url()) as connection:
                 for seconds in (8, 8, 0):
                     current_app.send_task("probe.sleep", [seconds], connection=connection)
             wait_until(lambda: traces(client) == {"slept": 2}, what="both children are at work")

@@ -36,9 +36,9 @@ def no_cache() -> Iterator[None]:
 def running_flower(settings, tmp_path: Path, login: str = "") -> Iterator[str]:
     port = free_port()
     settings.FLOWER_URL, settings.FLOWER_LOGIN = f"http://127.0.0.1:{port}", login
-    environ = {"FLOWER_ADDRESS": "127.0.0.1", "FLOWER_PORT": str(port)}
-    if login:  # an empty one would be a login to Flower
-        environ["FLOWER_BASIC_AUTH"] = login
+    environ = {"FLOWER_ADDRESS": "127.0.0.1", "FLOWER_PORT": str(port), "FLOWER_BASIC_AUTH": login}
+    if not login:  # which production refuses
+        environ["DJANGO_DEBUG"] = "1"
     with celery("flower", log=tmp_path / "flower.log", **environ):
         wait_until(lambda: flower.info()["reachable"], what="Flower answers")
         wait_until(lambda: flower.info()["workers"] == 1, what="Flower knows the worker")

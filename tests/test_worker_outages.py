@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 from celery import current_app
 from kombu import Connection
 
 from deploy.embedded.servers import Redis, free_port
 from task_manager.models import TaskExecution
 from tests.processes import serving, wait_until
+from tests.servers import operator
 from tests.test_worker_cancel import running, traces
 from tests.test_worker_leases import LATE, SHORT
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
 
 @pytest.fixture
 def own(tmp_path: Path) -> Redis:
-    return Redis(tmp_path / "redis", free_port(), "secret", {"appendonly": "yes"})
+    return Redis(tmp_path / "redis", free_port(), "secret", operator_password="secret")
 
 
 @pytest.fixture
@@ -33,12 +33,12 @@ def environ(own: Redis) -> dict[str, str]:
 
 @pytest.fixture
 def url(own: Redis) -> str:
-    return f"redis://:{own.password}@127.0.0.1:{own.port}/0"
+    return own.url()
 
 
 @pytest.fixture
 def client(url: str) -> Iterator[Any]:
-    with redis.Redis.from_url(url) as client:
+    with operator(url) as client:
         yield client
 
 

@@ -121,6 +121,7 @@ class Environment:
             "POSTGRES_DB": "marketplace",
             "REDIS_HOST": "127.0.0.1",
             "REDIS_PORT": self.values["EMBEDDED_REDIS_PORT"],
+            "REDIS_USER": "marketplace",
             "AWS_ENDPOINT_URL": self.url("", port="EMBEDDED_AWS_PORT"),
             "AWS_DEFAULT_REGION": region,
             "AWS_ACCESS_KEY_ID": "test",

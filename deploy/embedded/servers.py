@@ -10,6 +10,7 @@ import glob
 import logging
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -18,11 +19,14 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
+
+COMPOSE = Path(__file__).resolve().parents[2] / "compose"
 
 
 class ServerError(RuntimeError):
@@ -75,6 +79,8 @@ class Postgres:
     password: str
     database: str
     options: dict[str, str] = field(default_factory=dict)
+    #: More SQL for the superuser, such as rights that the tests' role needs.
+    statements: tuple[str, ...] = ()
 
     @staticmethod
     def binary(name: str) -> str:
@@ -85,35 +91,31 @@ class Postgres:
         return str(Path(package.origin).parent / "pginstall" / "bin" / name)
 
     def prepare(self) -> None:
-        """Make the cluster, the role and the database, all or nothing."""
+        """Make the cluster, all or nothing; and the role and the database, at each start.
+
+        The same as under Compose, where `compose/postgres/entrypoint` does it.
+        """
         if (self.data / "PG_VERSION").exists():
             self._forget_stranger()
+            self._set_up(self.data)
             return
         self.data.parent.mkdir(parents=True, exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix="postgres.", dir=self.data.parent))
-        prefix = run_as_other_user()
         try:
             self._run(
                 [
-                    *prefix,
                     self.binary("initdb"),
                     f"--pgdata={unfinished}",
                     "--username=postgres",
-                    "--auth=scram-sha-256",
-                    "--pwfile=/dev/stdin",
+                    "--auth-local=peer",
+                    "--auth-host=scram-sha-256",
                     "--encoding=UTF8",
                     "--locale-provider=builtin",
                     "--locale=C.UTF-8",
                     "--no-sync",
-                ],
-                self.password,
+                ]
             )
-            password = self.password.replace("'", "''")
-            self._run(
-                [*prefix, self.binary("postgres"), "--single", "-D", str(unfinished), "postgres"],
-                f"CREATE ROLE \"{self.user}\" LOGIN CREATEDB PASSWORD '{password}'\n"
-                f'CREATE DATABASE "{self.database}" OWNER "{self.user}"\n',
-            )
+            self._set_up(unfinished)
             unfinished.rename(self.data)
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -134,18 +136,54 @@ class Postgres:
         if not program.startswith("postgres"):
             lock.unlink(missing_ok=True)
 
-    @staticmethod
-    def _run(command: list[str], text: str) -> None:
-        result = subprocess.run(
-            command, input=text, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    def _set_up(self, data: Path) -> None:
+        password = self.password.replace("'", "''")
+        parameters = (
+            f"SET flash_promos.application = '{self.user}';\n\n"
+            f"SET flash_promos.password = '{password}';\n\n"
         )
-        # Single-user mode exits with 0 whatever became of its statements.
-        if result.returncode or "ERROR:" in result.stdout or "FATAL:" in result.stdout:
+        roles, database = (
+            parameters + (COMPOSE / "postgres" / f"{name}.sql").read_text(encoding="utf-8")
+            for name in ("roles", "database")
+        )
+        statements = (f'CREATE DATABASE "{self.database}"', *self.statements)
+        more = "".join(f"\n{statement};\n" for statement in statements)
+        self._as_superuser(data, "postgres", roles + more)
+        self._as_superuser(data, self.database, database)
+
+    def _as_superuser(self, data: Path, database: str, statements: str) -> None:
+        """Run the statements, each up to an empty line, in the server's single-user mode."""
+        options = {
+            "lc_messages": "C",
+            # Without the statements, where the password is.
+            "log_error_verbosity": "terse",
+            "log_min_error_statement": "panic",
+        }
+        settings = [piece for key, value in options.items() for piece in ("-c", f"{key}={value}")]
+        command = [self.binary("postgres"), "--single", "-j", "-D", str(data), *settings, database]
+        output = self._run(command, statements)
+        # It exits with 0 whatever became of them.
+        for line in re.findall(r"(?:ERROR|FATAL|PANIC): .*", output):
+            if not re.search(r'database ".*" already exists$', line):
+                raise ServerError(f"PostgreSQL could not be set up: {line}")
+
+    @staticmethod
+    def _run(command: list[str], text: str = "") -> str:
+        result = subprocess.run(
+            [*run_as_other_user(), *command],
+            input=text,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        if result.returncode:
             raise ServerError(f"PostgreSQL could not be set up:\n{result.stdout.strip()}")
+        return result.stdout
 
     def command(self) -> list[str]:
         options = {
             "port": str(self.port),
+            "hba_file": str(COMPOSE / "postgres" / "pg_hba.conf"),
             "listen_addresses": "127.0.0.1",
             "unix_socket_directories": "",
             "logging_collector": "off",
@@ -161,13 +199,30 @@ class Redis:
     port: int
     password: str
     options: dict[str, str] = field(default_factory=dict)
+    user: str = "marketplace"
+    #: May do everything, where there is one.
+    operator_password: str = ""
 
     @property
     def config(self) -> Path:
         return self.data / "redis.conf"
 
+    def url(self, database: int = 0) -> str:
+        """The application's way in."""
+        password = quote(self.password, safe="")
+        return f"redis://{self.user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def _users(self) -> Iterator[str]:
+        """The same as under Compose, where `compose/redis/users` says so."""
+        lines = (COMPOSE / "redis" / "application.rules").read_text(encoding="utf-8").splitlines()
+        rules = " ".join(" ".join(line.partition("#")[0] for line in lines).split())
+        yield "default off resetpass ~* &* +@all"
+        yield f"{self.user} on #{_sha256(self.password)} {rules}"
+        if self.operator_password:
+            yield f"operator on #{_sha256(self.operator_password)} ~* &* +@all"
+
     def prepare(self) -> None:
-        """Write the configuration to a file, which keeps the password out of the process list."""
+        """Write the configuration, which holds no more of a password than its SHA-256."""
         self.data.mkdir(parents=True, exist_ok=True)
         options = {
             "port": str(self.port),
@@ -177,10 +232,10 @@ class Redis:
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
             "save": '""',
-            **({"requirepass": self.password} if self.password else {}),
             **self.options,
         }
         text = "".join(f"{key} {value}\n" for key, value in options.items())
+        text += "".join(f"user {user}\n" for user in self._users())
         unfinished = self.config.with_suffix(".unfinished")
         unfinished.touch(mode=0o600)
         unfinished.write_text(text)
@@ -194,6 +249,10 @@ class Redis:
         if set(config) & set("*?["):
             config = glob.escape(config.replace("\\", r"\\"))
         return [str(get_binary_path()), config]
+
+
+def _sha256(text: str) -> str:
+    return sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -247,6 +306,7 @@ def _from_environment(name: str) -> Server:
             data=folder / "redis",
             port=int(environ["REDIS_PORT"]),
             password=environ["REDIS_PASSWORD"],
+            user=environ["REDIS_USER"],
         ),
         "aws": lambda: Aws(port=urlsplit(environ["AWS_ENDPOINT_URL"]).port or 80),
     }

@@ -73,10 +73,31 @@ def test_celery_takes_the_environments_word():
         CELERY_WORKER_PREFETCH_MULTIPLIER="1",
         CHECK_ACTIVE_PROMOS_SECONDS="7",
     )
-    assert result.stdout.split() == ["True", "1", "redis://:another@127.0.0.1:6379/0", "7.0"]
+    url = "redis://marketplace:another@127.0.0.1:6379/0"
+    assert result.stdout.split() == ["True", "1", url, "7.0"]
 
 
 def test_a_password_may_hold_any_character():
     environ = PRODUCTION | {"REDIS_PASSWORD": "a@b:c/d#e%f"}
     result = run("-c", "from marketplace.celery import app; print(app.conf.broker_url)", **environ)
-    assert result.stdout.strip() == "redis://:a%40b%3Ac%2Fd%23e%25f@127.0.0.1:6379/0"
+    assert result.stdout.strip() == "redis://marketplace:a%40b%3Ac%2Fd%23e%25f@127.0.0.1:6379/0"
+
+
+def test_celery_shows_no_secret_of_the_settings():
+    secrets = {
+        **PRODUCTION,
+        "FLOWER_BASIC_AUTH": "admin:a-login",
+        "METRICS_TOKEN": "a-token",
+        "TASK_WEBHOOK_SECRET": "a-key",
+        "EMAIL_HOST_PASSWORD": "a-mail-password",
+    }
+    for command in (
+        ("-m", "celery", "-A", "marketplace", "report"),
+        ("-c", "from marketplace.celery import app; print(app.conf.table(with_defaults=True))"),
+    ):
+        result = run(*command, **secrets)
+        assert result.returncode == 0, result.stderr
+        assert "CELERY_BROKER_URL" in result.stdout
+        shown = result.stdout + result.stderr
+        values = {value.rpartition(":")[2] for value in secrets.values()} - {"0"}
+        assert not [value for value in values if value in shown]

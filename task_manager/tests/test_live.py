@@ -459,7 +459,7 @@ def test_live_updates_outlive_redis(tmp_path, make_user):
     user = make_user()
     own = Redis(tmp_path / "redis", free_port(), "secret", {"appendonly": "no"})
     address = {"REDIS_PORT": str(own.port), "REDIS_PASSWORD": own.password, "REDIS_DATABASE": "0"}
-    stream = Writer(f"redis://:{own.password}@127.0.0.1:{own.port}/0")
+    stream = Writer(own.url())
     with ExitStack() as stack:
         with serving(own):
             server = stack.enter_context(web(tmp_path, **address))

@@ -169,7 +169,7 @@ class Arena:
     def counts(self) -> Counts | None:
         """None while PostgreSQL does not answer."""
         done = self.stack.try_compose(
-            *("exec", "-T", "postgres", "psql", "-U", "marketplace", "-d", "marketplace"),
+            *("exec", "-T", "postgres", "psql", "-d", "marketplace"),
             *("-qAtX", "-v", "ON_ERROR_STOP=1", "-c", _COUNTS),
         )
         if done.returncode:

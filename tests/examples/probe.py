@@ -5,14 +5,15 @@ import signal
 import time
 from contextlib import suppress
 
-import redis
 from celery import chord, shared_task
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from django.conf import settings
 
+from tests.servers import operator
+
 
 def leave_trace(name):
-    with redis.Redis.from_url(settings.REDIS_URL) as client:
+    with operator(settings.REDIS_URL) as client:
         client.hincrby("trace", name, 1)
 
 
@@ -32,6 +33,17 @@ def trace(name):
 def trace_late(name):
     leave_trace(name)
     return name
+
+
+@shared_task
+def trace_all(results):
+    leave_trace("all")
+    return results
+
+
+@shared_task(bind=True)
+def widen(self):
+    self.add_to_chord(self.app.signature("probe.add", (1, 1)))
 
 
 @shared_task
@@ -131,7 +143,7 @@ def retry_without_memory(self):
     if self.request.delivery_info.get("redelivered") or self.request.retries:
         return
     leave_trace("waits")
-    with redis.Redis.from_url(settings.REDIS_URL) as client:
+    with operator(settings.REDIS_URL) as client:
         while client.config_get("maxmemory")["maxmemory"] != "1":
             time.sleep(0.05)
     raise self.retry(countdown=0)

@@ -143,6 +143,29 @@ class Stack:
         inspected = json.loads(run("docker", "inspect", *ids).stdout)
         return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in inspected}
 
+    def unconfined(self) -> dict[str, list[str]]:
+        """By service, what its container may do that it need not."""
+
+        def faults(container: dict[str, Any]) -> Iterator[str]:
+            host = container["HostConfig"]
+            if container["Config"]["User"] in ("", "root", "0"):
+                yield "runs as root"
+            if not host["ReadonlyRootfs"]:
+                yield "writes to its root"
+            if host["CapDrop"] != ["ALL"] or host["CapAdd"] or host["Privileged"]:
+                yield "has capabilities"
+            if "no-new-privileges:true" not in host["SecurityOpt"]:
+                yield "may gain privileges"
+            if not 0 < (host["PidsLimit"] or 0) <= 1000:
+                yield "starts any number of processes"
+            if "host" in (host["NetworkMode"], host["PidMode"], host["IpcMode"]):
+                yield "shares the host's namespaces"
+            if any(mount["Source"].endswith("docker.sock") for mount in container["Mounts"]):
+                yield "reaches Docker"
+
+        found = {name: list(faults(item)) for name, item in self.containers().items()}
+        return {name: listed for name, listed in found.items() if listed}
+
     def states(self) -> dict[str, str]:
         """Each service's health, or the exit code of what ended."""
         states = {}

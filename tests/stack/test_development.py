@@ -50,6 +50,10 @@ def test_ports_are_open_on_this_host_alone(stack: Stack) -> None:
     assert addresses == {"127.0.0.1"}
 
 
+def test_each_container_is_confined_but_localstack(stack: Stack) -> None:
+    assert stack.unconfined().keys() == {"localstack"}
+
+
 def test_web_answers_with_its_static_files(stack: Stack) -> None:
     assert stack.http("/readyz")[0] == 200
     status, page = stack.http("/admin/login/")
@@ -111,6 +115,11 @@ def test_a_task_from_the_shell_is_in_the_history_within_a_second(stack: Stack) -
 def test_redis_cli_ping(stack: Stack) -> None:
     done = stack.try_compose("exec", "-T", "redis", "redis-cli", "ping")
     assert (done.stdout, done.stderr) == ("PONG\n", "")
+
+
+def test_psql_is_the_superuser_inside_the_container(stack: Stack) -> None:
+    query = ("--tuples-only", "--no-align", "--command", "SELECT current_user", "marketplace")
+    assert stack.execute("postgres", "psql", *query) == "postgres\n"
 
 
 def test_provisioning_again_changes_nothing(stack: Stack) -> None:

@@ -6,32 +6,41 @@ from pathlib import Path
 import pytest
 import redis
 
-from deploy.embedded.servers import Postgres, Redis, free_port, listens
+from deploy.embedded.servers import Postgres, Redis, ServerError, free_port, listens
 
 
-@pytest.fixture
-def postgres(tmp_path: Path) -> Postgres:
-    (tmp_path / "PG_VERSION").touch()
-    return Postgres(tmp_path, port=1, user="u", password="p", database="d")
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Postgres:
+    """A cluster that nobody runs."""
+    data = tmp_path_factory.mktemp("postgres") / "data"
+    server = Postgres(data, port=1, user="u", password="p", database="d")
+    server.prepare()
+    return server
 
 
-def test_lock_file_of_another_program_is_dropped(postgres: Postgres):
+@pytest.mark.parametrize("whose", ["another program's", "nobody's"])
+def test_lock_file_of_no_server_is_dropped(postgres: Postgres, whose: str):
     lock = postgres.data / "postmaster.pid"
-    lock.write_text(f"{os.getpid()}\n{postgres.data}\n")
+    pid = 999_999_999 if whose == "nobody's" else os.getpid()
+    lock.write_text(f"{pid}\n{postgres.data}\n")
     postgres.prepare()
     assert not lock.exists()
 
 
-@pytest.mark.parametrize("text", ["", "nonsense", "999999999\n"])
-def test_lock_file_of_no_process_is_left_to_postgres(postgres: Postgres, text: str):
+@pytest.mark.parametrize("text", ["", "nonsense"])
+def test_lock_file_that_says_nothing_is_named(postgres: Postgres, text: str):
     lock = postgres.data / "postmaster.pid"
     lock.write_text(text)
-    postgres.prepare()
-    assert lock.exists()
+    try:
+        with pytest.raises(ServerError, match=r"postmaster\.pid"):
+            postgres.prepare()
+    finally:
+        lock.unlink()
 
 
 def test_redis_obeys_its_configuration_wherever_it_lies(tmp_path: Path):
-    server = Redis(tmp_path / 'a [1] "b" \\ *%', port=free_port(), password="secret")
+    folder = tmp_path / 'a [1] "b" \\ *%'
+    server = Redis(folder, port=free_port(), password="p:@/", operator_password="secret")
     server.prepare()
     with subprocess.Popen(server.command(), stdout=subprocess.DEVNULL) as process:
         try:
@@ -39,9 +48,9 @@ def test_redis_obeys_its_configuration_wherever_it_lies(tmp_path: Path):
             while not listens(server.port):
                 assert process.poll() is None
                 assert time.monotonic() < deadline
-            with redis.Redis(port=server.port) as client, pytest.raises(redis.AuthenticationError):
-                client.ping()
-            with redis.Redis(port=server.port, password="secret") as client:
+            with redis.Redis.from_url(server.url()) as client:
+                assert client.ping()
+            with redis.Redis(port=server.port, username="operator", password="secret") as client:
                 assert client.config_get("dir")["dir"] == str(server.data)
         finally:
             process.terminate()

@@ -44,6 +44,7 @@ def test_bare_host_runs_the_programs_in_the_foreground(tmp_path: Path):
     values |= {
         "WEB_BIND": f"127.0.0.1:{free_port()}",
         "FLOWER_PORT": str(free_port()),
+        "FLOWER_BASIC_AUTH": "admin:a-secret-of-its-own",
         "CELERY_WORKER_CONCURRENCY": "1",
         "LOG_DIR": str(tmp_path),
         "RUN_DIR": str(tmp_path),

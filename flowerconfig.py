@@ -1,0 +1,16 @@
+"""Flower's login, which Flower reads here: it looks for this very file where it is started.
+
+FLOWER_BASIC_AUTH by itself would let an empty one pass, and knows no FLOWER_BASIC_AUTH_FILE.
+"""
+
+import sys
+
+from django.conf import settings
+from tornado.options import options
+
+basic_auth = settings.FLOWER_LOGINS
+if not (settings.DEBUG or basic_auth or options.auth):
+    sys.exit(
+        "error: FLOWER_BASIC_AUTH is not set: set it to user:password (scripts/init-env writes a "
+        "fresh one), or set DJANGO_DEBUG=1 for development."
+    )
