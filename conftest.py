@@ -73,9 +73,11 @@ def make_shopper(db: None) -> Callable[..., User]:
 @pytest.fixture
 def callers(make_shopper: Callable[..., User]) -> dict[str, User | None]:
     """Who calls the API, for tables of permissions."""
-    users = {name: make_shopper(name) for name in ("other", "owner", "staff")}
-    users["staff"].is_staff = True
-    users["staff"].save()
+    users = {name: make_shopper(name) for name in ("other", "owner", "staff", "superuser")}
+    for name in ("staff", "superuser"):
+        users[name].is_staff = True
+        users[name].is_superuser = name == "superuser"
+        users[name].save()
     return {"anonymous": None, **users}
 
 

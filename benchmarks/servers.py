@@ -202,6 +202,7 @@ def _environment(postgres: Postgres, redis: Redis, aws_endpoint: str) -> dict[st
     return {
         "DJANGO_SETTINGS_MODULE": "marketplace.settings",
         "DJANGO_DEBUG": "0",
+        "DJANGO_HTTPS": "0",
         "DJANGO_SECRET_KEY": secrets.token_urlsafe(40),
         "POSTGRES_HOST": "127.0.0.1",
         "POSTGRES_PORT": str(postgres.port),

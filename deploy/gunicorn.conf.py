@@ -24,6 +24,9 @@ graceful_timeout = 30
 max_requests = env.integer("WEB_MAX_REQUESTS", 10_000)
 max_requests_jitter = max_requests // 10
 accesslog = env.text("WEB_ACCESS_LOG") or None
+# A proxy of ours says whether the client came by HTTPS, in this header alone.
+forwarded_allow_ips = ",".join(env.words("TRUSTED_PROXIES", ["127.0.0.1", "::1"]))
+secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}
 # What a WebSocket's client says is unmasked byte by byte; nobody here has much to say.
 websocket_max_message_size = 16 * 1024
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from copy import copy
 from functools import cache, cached_property
+from math import ceil
 from typing import Any, TypeVar
 
 from django.apps import apps
@@ -38,6 +39,7 @@ from django.http import (
     JsonResponse,
     UnreadablePostError,
 )
+from django.template.loader import render_to_string
 from django.urls import is_valid_path
 from django.utils.text import get_text_list
 from django.utils.translation import gettext, gettext_lazy
@@ -72,6 +74,12 @@ class TooLarge(APIException):
     status_code = status.HTTP_413_REQUEST_ENTITY_TOO_LARGE
     default_detail = gettext_lazy("The request is too large.")
     default_code = "too_large"
+
+
+class LengthRequired(APIException):
+    status_code = status.HTTP_411_LENGTH_REQUIRED
+    default_detail = gettext_lazy("A request's body needs a Content-Length.")
+    default_code = "length_required"
 
 
 class Unavailable(APIException):
@@ -111,6 +119,16 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response | Non
         request.accepted_renderer = JSONRenderer()
         request.accepted_media_type = JSONRenderer.media_type
     return response
+
+
+def error_response(request: HttpRequest, exc: APIException) -> HttpResponse:
+    """What was refused outside REST framework's views: the envelope, or a page for people."""
+    wait = getattr(exc, "wait", None)
+    headers = {"Retry-After": str(ceil(wait))} if wait else None
+    if request.get_preferred_type(["application/json", "text/html"]) == "text/html":
+        text = render_to_string("error.html", {"message": exc.detail}, request)
+        return HttpResponse(text, status=exc.status_code, headers=headers)
+    return JsonResponse(_body(exc), status=exc.status_code, headers=headers)
 
 
 def _body(exc: APIException) -> dict[str, Any]:

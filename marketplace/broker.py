@@ -27,9 +27,13 @@ logger = logging.getLogger(__name__)
 
 #: Rung at each publication.
 BELL = "broker:bell"
-#: Messages that are no JSON, the newest first.
+#: Messages that nobody can run, the newest first, and as many bytes of each.
 UNREADABLE = "broker:unreadable"
 UNREADABLE_KEPT = 100
+UNREADABLE_BYTES = 65_536
+#: How many there ever were, by what was wrong with them: each counted under `broker:refused:…`.
+REFUSED = "broker:refused:"
+REASONS = ("unreadable", "content", "invalid")
 
 #: How many publications found a queue full, by queue.
 FULL = "broker:full"
@@ -113,6 +117,10 @@ return redis.call('ZRANGE', KEYS[1], '-inf', now - ARGV[1], 'BYSCORE', 'LIMIT', 
 )
 
 
+#: What a stranger's bytes make of a parser.
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+
+
 class QueueFull(OperationalError):
     """The queue holds as many messages as it may; nothing was published."""
 
@@ -194,11 +202,14 @@ class QoS(kombu_redis.QoS):
         """Give a message back to its queue; `failed` when its task may have begun."""
         with self.channel.conn_or_acquire(client) as client:
             held = client.hget(self.unacked_key, tag)
-            message, exchange, routing_key = loads(held) if held else (None, "", "")
-            keys = []
-            if message:
-                _mark(message, failed=failed)
-                keys = self.channel.keys_of(message, exchange, routing_key)
+            message, keys = None, []
+            if held:
+                try:
+                    message, exchange, routing_key = loads(held)
+                    _mark(message, failed=failed)
+                    keys = self.channel.keys_of(message, exchange, routing_key)
+                except _UNREADABLE:  # its worker was killed before it had a look
+                    self.channel.put_aside(held, reason="unreadable", client=client)
             client.register_script(_GIVE_BACK)(
                 keys=[self.unacked_key, self.unacked_index_key, BELL, *keys],
                 args=[tag, "LPUSH" if leftmost else "RPUSH", dumps(message)],
@@ -218,7 +229,8 @@ def _mark(message: dict[str, Any], *, failed: bool) -> None:
     headers["redelivered"] = True
     message["properties"]["delivery_info"]["redelivered"] = True
     if failed:
-        headers[FAILED_DELIVERIES] = headers.get(FAILED_DELIVERIES, 0) + 1
+        count = headers.get(FAILED_DELIVERIES)
+        headers[FAILED_DELIVERIES] = (count if isinstance(count, int) else 0) + 1
 
 
 class Channel(kombu_redis.Channel):
@@ -323,20 +335,34 @@ class Channel(kombu_redis.Channel):
         try:
             message = loads(data.decode())
             message["properties"]["delivery_tag"] = self.taken
-        except (ValueError, TypeError, KeyError):
-            self._put_aside(data, queue)
+            self._check(message)
+        except _UNREADABLE:
+            logger.error("The queue %r held what is no message: %r", queue, data[:200])
+            self.put_aside(data, reason="unreadable")
+            self._forget()
             raise Empty from None
         self._queue_cycle.rotate(queue)
         self.connection._deliver(message, queue)
 
-    def _put_aside(self, data: bytes, queue: str) -> None:
-        """What is no message at all stops nobody."""
-        logger.error("The queue %r held what is no message: %r", queue, data[:200])
+    def _check(self, message: dict[str, Any]) -> None:
+        """Raise what kombu would, deep in the worker's loop, of a message that it cannot build."""
+        built = self.Message(message, channel=self)
+        for part in (built.headers, built.properties, built.delivery_info):
+            part.keys()
+
+    def _forget(self) -> None:
+        """Hold the message that was just taken no longer."""
         with self.conn_or_acquire() as client, client.pipeline() as pipe:
             pipe.zrem(self.unacked_index_key, self.taken)
             pipe.hdel(self.unacked_key, self.taken)
-            pipe.lpush(UNREADABLE, data)
+            pipe.execute()
+
+    def put_aside(self, data: bytes, *, reason: str, client: Any = None) -> None:
+        """Keep what nobody can run where somebody may look at it, and count it."""
+        with self.conn_or_acquire(client) as client, client.pipeline() as pipe:
+            pipe.lpush(UNREADABLE, data[:UNREADABLE_BYTES])
             pipe.ltrim(UNREADABLE, 0, UNREADABLE_KEPT - 1)
+            pipe.incrby(REFUSED + reason, 1)
             pipe.execute()
 
     # --- Putting ---

@@ -2,11 +2,12 @@
 
 import os
 import re
+from typing import Any
 
 from celery import Celery
 from celery.app import utils
 from celery.app.backends import BACKEND_ALIASES
-from celery.signals import task_prerun
+from celery.signals import after_setup_logger, after_setup_task_logger, task_prerun
 from django.db import close_old_connections
 from kombu.transport import TRANSPORT_ALIASES
 
@@ -23,12 +24,40 @@ BACKEND_ALIASES.update(dict.fromkeys(("redis", "rediss"), "marketplace.results:B
 _hidden = f"{utils.HIDDEN_SETTINGS.pattern}|URL|LOGIN"  # type: ignore[attr-defined]
 utils.HIDDEN_SETTINGS = re.compile(_hidden, re.IGNORECASE)  # type: ignore[attr-defined]
 
-app = Celery("marketplace", task_cls="marketplace.task:Task")
+
+class App(Celery):
+    """Celery, whose messages say of secret arguments that there are some.
+
+    Flower, `celery inspect` and the worker's log show what the message's headers say.
+    """
+
+    def send_task(
+        self, name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any
+    ) -> Any:
+        from task_manager.entries import representations
+
+        if shown := representations(name, args, kwargs):
+            options.setdefault("argsrepr", shown[0])
+            options.setdefault("kwargsrepr", shown[1])
+        return super().send_task(name, args, kwargs, *rest, **options)
+
+
+app = App("marketplace", task_cls="marketplace.task:Task")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.steps["consumer"].add(Lease)
 
 # As Django does before a request: a connection that PostgreSQL has closed is opened anew.
 task_prerun.connect(close_old_connections, dispatch_uid="marketplace.connections")
+
+
+@after_setup_logger.connect(weak=False)
+@after_setup_task_logger.connect(weak=False)
+def hide_secrets(logger: Any, **_: Any) -> None:
+    """In the log of a worker and of beat, which Celery writes by handlers of its own."""
+    from marketplace.masking import mask_handlers
+
+    mask_handlers(logger)
+
 
 from marketplace import liveness  # noqa: E402, F401  connects its signal

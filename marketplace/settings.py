@@ -1,6 +1,7 @@
 """Django's settings, each from an environment variable that `.env.example` explains."""
 
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -8,7 +9,7 @@ from urllib.parse import quote
 from django.core.exceptions import ImproperlyConfigured
 
 from marketplace import celery_options
-from marketplace.env import Env
+from marketplace.env import Env, parse_list
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Env()
@@ -17,7 +18,22 @@ env = Env()
 DEBUG = env.boolean("DJANGO_DEBUG", False)
 
 # The development stack's own secrets: public, so refused wherever DEBUG is off.
-DEVELOPMENT_SECRETS = {"development-only", "marketplace", "guest", "admin", "password", "changeme"}
+DEVELOPMENT_KEY = "development-only: everybody knows this key, so it protects nothing"
+DEVELOPMENT_SECRETS = {
+    DEVELOPMENT_KEY,
+    "development-only",
+    "marketplace",
+    "guest",
+    "admin",
+    "password",
+    "changeme",
+}
+# Tokens are signed by HMAC-SHA256, which a shorter key weakens (RFC 7518, 3.2).
+SECRET_KEY_BYTES = 32
+
+
+# Every secret that is set, so that no log shows it.
+SECRET_VALUES: set[str] = set()
 
 
 def secret(name: str) -> str:
@@ -28,7 +44,10 @@ def secret(name: str) -> str:
 
 
 def refuse_public(name: str, value: str) -> None:
-    if DEBUG or (value and value not in DEVELOPMENT_SECRETS):
+    if value and value not in DEVELOPMENT_SECRETS:
+        SECRET_VALUES.update((value, quote(value, safe="")))
+        return
+    if DEBUG:
         return
     reason = f"is the public default {value!r}" if value else "is not set"
     raise ImproperlyConfigured(
@@ -37,7 +56,12 @@ def refuse_public(name: str, value: str) -> None:
     )
 
 
-SECRET_KEY = secret("DJANGO_SECRET_KEY") or "development-only"
+SECRET_KEY = secret("DJANGO_SECRET_KEY") or DEVELOPMENT_KEY
+if len(SECRET_KEY.encode()) < SECRET_KEY_BYTES:
+    raise ImproperlyConfigured(
+        f"DJANGO_SECRET_KEY is too short: {len(SECRET_KEY.encode())} bytes, and at least "
+        f"{SECRET_KEY_BYTES} are needed (scripts/init-env writes a fresh one)."
+    )
 
 # Flower reads its logins by itself, but loads these settings too: here a public password stops it.
 FLOWER_LOGINS = env.words("FLOWER_BASIC_AUTH", [])
@@ -69,15 +93,19 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "marketplace.health.HealthMiddleware",
+    "marketplace.proxies.ClientAddressMiddleware",
+    "csp.middleware.CSPMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.locale.LocaleMiddleware",
     "django.middleware.common.CommonMiddleware",
+    "marketplace.limits.LimitsMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "marketplace.logins.RefusedLoginMiddleware",
 ]
 
 ROOT_URLCONF = "marketplace.urls"
@@ -86,6 +114,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "marketplace" / "templates"],
         "APP_DIRS": True,
         "OPTIONS": {
             "context_processors": [
@@ -127,6 +156,52 @@ STORAGES = {
     },
 }
 WHITENOISE_USE_FINDERS = DEBUG
+
+# --- Security ------------------------------------------------------------------------------------
+# A proxy speaks HTTPS for the site. Without one, nobody but this very host should reach it.
+HTTPS = env.boolean("DJANGO_HTTPS", not DEBUG)
+SECURE_SSL_REDIRECT = SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = HTTPS
+SECURE_REDIRECT_EXEMPT = [r"^metrics$"]  # Prometheus asks from within
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+HSTS_SECONDS = env.integer("DJANGO_HSTS_SECONDS", 31_536_000)
+SECURE_HSTS_SECONDS = HSTS_SECONDS if HTTPS else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = env.boolean("DJANGO_HSTS_SUBDOMAINS", True)
+# "preload" would let anybody enter the domain into the browsers' own lists, where it stays.
+SILENCED_SYSTEM_CHECKS = ["security.W021"]
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": ["'self'"],
+        # The one inline handler of REST framework's pages, which signs out.
+        "script-src-attr": [
+            "'unsafe-hashes'",
+            "'sha256-tHTC1YgZ5UbAs8E2Ib4NjuSS8R05d1nfPHtbmXq05WA='",
+        ],
+        # Swagger UI draws with both.
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:"],
+        "object-src": ["'none'"],
+        "base-uri": ["'none'"],
+        "form-action": ["'self'"],
+        "frame-ancestors": ["'none'"],
+    }
+}
+# Whose X-Forwarded-For and X-Forwarded-Proto are believed; gunicorn reads the same variable.
+TRUSTED_PROXIES = env.read(
+    "TRUSTED_PROXIES",
+    ["127.0.0.1", "::1"],
+    lambda text: [str(ip_network(part)) for part in parse_list(text)],
+)
+DEFAULT_EXCEPTION_REPORTER_FILTER = "marketplace.masking.ReporterFilter"
+MAX_BODY_BYTES = DATA_UPLOAD_MAX_MEMORY_SIZE = env.integer("MAX_BODY_BYTES", 1_048_576, minimum=1)
+FILE_UPLOAD_HANDLERS = ["marketplace.limits.RefuseFiles"]
+
+AUTHENTICATION_BACKENDS = ["marketplace.logins.PasswordBackend"]
+LOGIN_FAILURES = env.integer("LOGIN_FAILURES", 5, minimum=1)
+LOGIN_FAILURES_TOTAL = env.integer("LOGIN_FAILURES_TOTAL", 50, minimum=1)
+LOGIN_FAILURES_SECONDS = env.integer("LOGIN_FAILURES_SECONDS", 900, minimum=1)
 
 # --- PostgreSQL ----------------------------------------------------------------------------------
 # No statement waits for another's lock without end.
@@ -185,6 +260,8 @@ NOTIFICATION_REPUBLISH_SECONDS = env.integer("NOTIFICATION_REPUBLISH_SECONDS", 3
 
 # The password of the user demo-shopper, whom `manage.py seed_demo` makes.
 DEMO_PASSWORD = env.text("DEMO_PASSWORD")
+if DEMO_PASSWORD:
+    refuse_public("DEMO_PASSWORD", DEMO_PASSWORD)
 
 # --- Task manager --------------------------------------------------------------------------------
 TASK_RETENTION_DAYS = env.integer("TASK_RETENTION_DAYS", 90, minimum=1)
@@ -217,6 +294,8 @@ EMAIL_BACKEND = (
 EMAIL_PORT = env.integer("EMAIL_PORT", 587, minimum=1)
 EMAIL_HOST_USER = env.text("EMAIL_HOST_USER")
 EMAIL_HOST_PASSWORD = env.text("EMAIL_HOST_PASSWORD")
+if EMAIL_HOST_PASSWORD:
+    refuse_public("EMAIL_HOST_PASSWORD", EMAIL_HOST_PASSWORD)
 EMAIL_USE_TLS = env.boolean("EMAIL_USE_TLS", True)
 EMAIL_TIMEOUT = 10
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.text(
@@ -282,6 +361,7 @@ CELERY_RESULT_EXPIRES = 86_400
 CELERY_TASK_TRACK_STARTED = True
 CELERY_TASK_SOFT_TIME_LIMIT = 240
 CELERY_TASK_TIME_LIMIT = 300
+CELERY_WORKER_CONSUMER = "marketplace.consumer:Consumer"
 CELERY_WORKER_POOL_RESTARTS = True
 CELERY_WORKER_LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
 CELERY_WORKER_TASK_LOG_FORMAT = (
@@ -372,8 +452,19 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"console": {"format": "[%(asctime)s: %(levelname)s/%(name)s] %(message)s"}},
-    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "console"}},
+    "filters": {"secrets": {"()": "marketplace.masking.SecretsFilter"}},
+    "handlers": {
+        "console": {
+            "class": "logging.StreamHandler",
+            "formatter": "console",
+            "filters": ["secrets"],
+        }
+    },
     "root": {"handlers": ["console"], "level": env.text("LOG_LEVEL", "INFO").upper()},
-    # Without Django's own handler, which would mail each failed request to ADMINS.
-    "loggers": {"django": {"handlers": []}},
+    "loggers": {
+        # Without Django's own handler, which would mail each failed request to ADMINS.
+        "django": {"handlers": []},
+        # At DEBUG the pool shows whole messages.
+        "celery.pool": {"level": "INFO"},
+    },
 }

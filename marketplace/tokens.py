@@ -4,11 +4,16 @@ from typing import Any
 
 from django.core.exceptions import ObjectDoesNotExist
 from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework.exceptions import AuthenticationFailed
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework_simplejwt import views
 from rest_framework_simplejwt.exceptions import InvalidToken
 from rest_framework_simplejwt.serializers import TokenObtainPairSerializer, TokenRefreshSerializer
+
+from marketplace.logins import Attempt, address_of
+
+TOO_MANY = OpenApiResponse(description="Too many failed attempts; `Retry-After` says when again.")
 
 
 @extend_schema(
@@ -17,6 +22,7 @@ from rest_framework_simplejwt.serializers import TokenObtainPairSerializer, Toke
     responses={
         200: TokenObtainPairSerializer,
         401: OpenApiResponse(description="No active account has this name and password."),
+        429: TOO_MANY,
     },
 )
 class TokenView(views.TokenObtainPairView):
@@ -29,11 +35,18 @@ class TokenView(views.TokenObtainPairView):
     responses={
         200: TokenRefreshSerializer,
         401: OpenApiResponse(description="The refresh token is not valid, or not any more."),
+        429: TOO_MANY,
     },
 )
 class TokenRefreshView(views.TokenRefreshView):
     def post(self, request: Request, *args: Any, **kwargs: Any) -> Response:
+        address = address_of(request)
+        attempt = Attempt.by_token(address)
+        attempt.check(address)
         try:
             return super().post(request, *args, **kwargs)
+        except AuthenticationFailed:
+            attempt.failed()
+            raise
         except ObjectDoesNotExist:  # the user was deleted, which simplejwt does not expect
             raise InvalidToken from None

@@ -19,9 +19,12 @@ from typing import Any
 
 import orjson
 from celery import current_app
+from celery.utils.saferepr import saferepr
 from django.conf import settings
 from django.core.serializers.json import DjangoJSONEncoder
 
+from marketplace.masking import MASK as MASK
+from marketplace.masking import is_secret, masked
 from task_manager.models import TaskStatus
 
 # --- Order ---------------------------------------------------------------------------------------
@@ -43,21 +46,13 @@ def position(status: str, retries: int = 0, *, presumed: bool = False) -> int:
 
 
 # --- Values --------------------------------------------------------------------------------------
-MASK = "********"
 #: Values of one task's parameters or result that are kept, and characters of each text.
 MAX_VALUES = 500
 MAX_TEXT = 2000
 MAX_TRACEBACK = 20_000
 MAX_DEPTH = 8
-
-
-@cache
-def _secret_name() -> "re.Pattern[str]":
-    return re.compile("|".join(map(re.escape, settings.TASK_SECRET_NAMES)), re.IGNORECASE)
-
-
-def is_secret(name: str) -> bool:
-    return bool(settings.TASK_SECRET_NAMES) and bool(_secret_name().search(name))
+#: Characters of arguments that Celery itself puts into a message's headers.
+MAX_REPR = 1024
 
 
 @cache
@@ -157,6 +152,13 @@ class Description:
     module: str
     description: str
     parameters: tuple[str, ...]
+    #: Whether this process knows the task, or its name alone.
+    is_known: bool
+
+    @cached_property
+    def secret_positions(self) -> frozenset[int]:
+        """Which of the parameters are secret by their names."""
+        return frozenset(n for n, name in enumerate(self.parameters) if is_secret(name))
 
     @cached_property
     def json(self) -> bytes:
@@ -165,9 +167,14 @@ class Description:
         return b"," + encode(fields)[1:-1]
 
     def bind(self, args: Any, kwargs: Any) -> dict[str, Any]:
-        """The parameters by name; what the function does not name stands under `args`."""
+        """The parameters by name; what the function does not name stands under `args`.
+
+        Where the names are not known any of them may be a secret's.
+        """
         if not args:
             return dict(kwargs or {})
+        if not self.is_known:
+            return {"args": [MASK] * len(args), **(kwargs or {})}
         names = self.parameters
         bound = dict(zip(names, args, strict=False))
         if len(args) > len(names):
@@ -190,7 +197,9 @@ def describe(celery_name: str) -> Description:
         or getattr(function, TRACKED, None)
         or (celery_name, celery_name.partition(".")[0], _summary(function))
     )
-    described = Description(name, celery_name, module, description, _positional(function))
+    described = Description(
+        name, celery_name, module, description, _positional(function), is_known=task is not None
+    )
     if task is not None:
         _descriptions[celery_name] = described
     return described
@@ -209,6 +218,30 @@ def _positional(function: Callable[..., Any] | None) -> tuple[str, ...]:
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind in kinds
     )
+
+
+# --- Arguments, as others show them --------------------------------------------------------------
+def without_secrets(celery_name: str, args: Any, kwargs: Any) -> tuple[list[Any], Any] | None:
+    """A copy of a task's arguments to be shown; None when there is nothing to hide."""
+    args, kwargs = args or (), kwargs or {}
+    task = describe(celery_name)
+    secret = task.secret_positions if task.is_known else frozenset(range(len(args)))
+    if not any(position < len(args) for position in secret):
+        try:
+            text = orjson.dumps((args, kwargs), default=_representation)
+        except TypeError:
+            pass  # not a plain case, so it is copied
+        else:
+            if not _unfit().search(text):
+                return None
+    shown = [MASK if n in secret else bounded(value) for n, value in enumerate(args)]
+    return shown, bounded(kwargs)
+
+
+def representations(celery_name: str, args: Any, kwargs: Any) -> tuple[str, str] | None:
+    """The same as texts for a message's headers."""
+    shown = without_secrets(celery_name, args, kwargs)
+    return (saferepr(shown[0], MAX_REPR), saferepr(shown[1], MAX_REPR)) if shown else None
 
 
 # --- Entries -------------------------------------------------------------------------------------
@@ -291,8 +324,8 @@ def _without_nan(value: Any) -> Any:
 
 def error(exception: BaseException | None, traceback: str | None = "") -> dict[str, str]:
     return {
-        "error": shortened(_representation(exception), MAX_TEXT),
-        "traceback": (traceback or "")[-MAX_TRACEBACK:],
+        "error": shortened(masked(_representation(exception)), MAX_TEXT),
+        "traceback": masked(traceback or "")[-MAX_TRACEBACK:],
     }
 
 

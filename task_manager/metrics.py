@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import redis
 from celery import current_app
@@ -17,6 +18,7 @@ from prometheus_client.metrics_core import (
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from marketplace.broker import REASONS, REFUSED
 from marketplace.metrics import PREFIX
 from task_manager.clients.broker import Broker
 from task_manager.clients.cancellations import cancellations
@@ -95,6 +97,8 @@ def from_redis() -> Iterator[Metric]:
     )
     with client:
         lag = backlog(client)
+        refused: Any = client.mget([REFUSED + reason for reason in REASONS])
+    yield _refused(refused)
     yield gauge("tracking_unread_entries", "Entries of the stream that none has read.", lag.length)
     yield gauge(
         "tracking_unwritten_entries",
@@ -109,6 +113,18 @@ def from_redis() -> Iterator[Metric]:
     )
     alive = cancellations().workers(seconds=ALIVE_SECONDS)
     yield gauge("workers_alive", "Workers that gave a sign of life lately.", len(alive))
+
+
+def _refused(counts: list[bytes | None]) -> Metric:
+    metric = CounterMetricFamily(
+        f"{PREFIX}messages_refused",
+        "Messages that no worker runs, by what is wrong with them: no message at all, "
+        "no JSON, no task of ours.",
+        labels=["reason"],
+    )
+    for reason, count in zip(REASONS, counts, strict=True):
+        metric.add_metric([reason], int(count or 0))
+    return metric
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------

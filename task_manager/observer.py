@@ -17,12 +17,14 @@ import redis
 from billiard.einfo import ExceptionWithTraceback  # type: ignore[attr-defined]
 from celery import current_app, signals
 from celery.exceptions import Ignore, Reject, Retry, WorkerLostError
+from celery.utils.saferepr import saferepr
 from celery.worker import request as celery_request
 from celery.worker import state
 from django.conf import settings
 
 from marketplace import leases
 from marketplace.broker import FAILED_DELIVERIES
+from marketplace.masking import MASK, is_secret, masked
 from task_manager import entries
 from task_manager.clients.cancellations import Copy
 from task_manager.models import TaskStatus
@@ -49,6 +51,24 @@ class Request(celery_request.Request):
     #: Set once the pool is done with it, in whatever way.
     has_ended = False
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # The publisher may not have known the task's parameters, or be none of ours.
+        self._shown = entries.without_secrets(self._type, self._args, self._kwargs)  # type: ignore[attr-defined]
+        if self._shown or MASK in f"{self.argsrepr}{self.kwargsrepr}":
+            shown = self._shown or (self._args, self._kwargs)  # type: ignore[attr-defined]
+            for name, value in zip(("argsrepr", "kwargsrepr"), shown, strict=True):
+                text = saferepr(value, entries.MAX_REPR)
+                setattr(self, f"_{name}", text)
+                self.request_dict[name] = text
+
+    def info(self, safe: bool = False) -> Any:
+        """What `celery inspect active` and its like show."""
+        told: Any = super().info(safe)
+        if self._shown and not safe:
+            told["args"], told["kwargs"] = self._shown
+        return told
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # Celery makes a subclass for each task, with an `on_success` that calls no parent.
         super().__init_subclass__(**kwargs)
@@ -62,6 +82,15 @@ class Request(celery_request.Request):
                 notes.append((self, "SUCCESS", time.time(), {"duration": runtime, "result": value}))
 
         cls.on_success = observed  # type: ignore[method-assign, assignment]
+
+    def send_event(self, type: str, **fields: Any) -> None:
+        """Tell Flower, and whoever else listens."""
+        for name in ("exception", "traceback"):
+            if isinstance(text := fields.get(name), str):
+                fields[name] = masked(text)
+        if is_secret(str(fields.get("result", ""))):  # its looks, where a secret may be anywhere
+            fields["result"] = MASK
+        super().send_event(type, **fields)
 
     def revoked(self) -> bool:
         """Asked by the worker right before the task starts."""
@@ -254,7 +283,8 @@ def _entry(
         entry["progress"] = 100
         result = results.get(entry["id"])
         if result is None:
-            entry["result"] = entries.bounded(fields["result"])
+            looks = fields["result"]
+            entry["result"] = MASK if is_secret(str(looks)) else entries.bounded(looks)
         return entries.transition(entry, status, at, result=result or b"")
     if status != TaskStatus.RETRY:
         entry["finished_at"] = at

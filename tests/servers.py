@@ -77,6 +77,7 @@ def start() -> None:
             time.sleep(0.05)
     os.environ |= {
         "DJANGO_DEBUG": "0",
+        "DJANGO_HTTPS": "0",
         "DJANGO_SECRET_KEY": secrets.token_urlsafe(40),
         "POSTGRES_HOST": "127.0.0.1",
         "POSTGRES_PORT": str(postgres.port),

@@ -177,6 +177,43 @@ def complaints(browser: Any) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize(
+    ("address", "selector"),
+    [
+        ("/admin/", "#user-tools"),
+        ("/admin/promotions/flashpromo/add/", ".datetimeshortcuts"),
+        ("/admin/auth/user/add/", "input[type=password]"),
+        ("/api/promos/", "form"),
+        ("/api/schema/swagger/", ".opblock-summary"),
+    ],
+)
+def test_the_site_s_own_pages_work_under_their_policy(signed_in, server, user, address, selector):
+    User.objects.filter(pk=user.pk).update(is_staff=True, is_superuser=True)
+    signed_in.get(server.address + address)
+    seen(signed_in, lambda: signed_in.find_elements(By.CSS_SELECTOR, selector), "drawn by scripts")
+    assert not complaints(signed_in)
+
+
+def test_signing_out_of_the_browsable_api_works_under_the_policy(signed_in, server):
+    signed_in.get(f"{server.address}/api/")
+    seen(signed_in, lambda: signed_in.find_elements(By.ID, "logoutForm"), "the form")
+    signed_in.find_element(By.CSS_SELECTOR, ".dropdown-toggle").click()
+    seen(signed_in, lambda: signed_in.find_element(By.LINK_TEXT, "Log out"), "the menu").click()
+    seen(signed_in, lambda: not signed_in.get_cookie("sessionid"), "the session is over")
+    assert not complaints(signed_in)
+
+
+def test_a_script_that_somebody_slipped_into_a_page_does_not_run(signed_in, server):
+    signed_in.get(f"{server.address}/api/")
+    signed_in.execute_script(
+        "document.body.innerHTML = '<img src=/nothing onerror=\"document.title = 1\">';"
+        "const script = document.createElement('script');"
+        "script.text = 'document.title = 2'; document.body.append(script);"
+    )
+    seen(signed_in, lambda: len(complaints(signed_in)) >= 1, "the browser's complaint")
+    assert signed_in.title not in ("1", "2")
+
+
 # --- Other sites ----------------------------------------------------------------------------------
 @pytest.fixture
 def elsewhere(tmp_path) -> Iterator[int]:

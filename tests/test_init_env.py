@@ -42,7 +42,7 @@ def test_it_writes_every_secret_and_nothing_else(clone: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert values(clone).keys() == SECRETS
     for name, value in values(clone).items():
-        assert re.fullmatch(r"(admin:)?[A-Za-z0-9_-]{43}", value), name
+        assert re.fullmatch(r"(admin:)?[A-Za-z0-9_-]{64}", value), name
         assert value not in done.stdout
 
 

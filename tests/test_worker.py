@@ -65,11 +65,6 @@ def test_the_pool_restarts_on_command(worker):
     assert tasks.release_expired_reservations.delay().get(timeout=30) == {"released": 0}
 
 
-def test_a_message_in_pickle_is_refused(worker):
-    tasks.check_active_promos.apply_async(serializer="pickle")
-    wait_until(lambda: "ContentDisallowed" in worker.read_text(), what="the message is refused")
-
-
 def test_beat_and_worker_open_and_deliver_a_promo(
     worker, log, make_promo, make_shopper, queue, tmp_path
 ):

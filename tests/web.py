@@ -88,7 +88,8 @@ def events(client: ClientConnection, event: str = "task_update") -> Iterator[dic
 @contextmanager
 def web(folder: Path, *, application: str = "marketplace.asgi", **environ: str) -> Iterator[Web]:
     """gunicorn as it runs everywhere; nothing may have gone wrong in it by the end."""
-    log, port = folder / "web.log", free_port()
+    log, bind = folder / "web.log", environ.get("WEB_BIND")
+    port = int(bind.rpartition(":")[2]) if bind else free_port()
     environment = os.environ | {
         "DJANGO_SETTINGS_MODULE": "marketplace.settings",
         "POSTGRES_DB": str(connection.settings_dict["NAME"]),

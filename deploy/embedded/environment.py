@@ -114,6 +114,7 @@ class Environment:
             "EMBEDDED_DIR": str(self.folder.path),
             "DJANGO_SETTINGS_MODULE": "marketplace.settings",
             "DJANGO_DEBUG": "0",
+            "DJANGO_HTTPS": "0",
             "DJANGO_STATIC_ROOT": str(self.folder.static),
             "POSTGRES_HOST": "127.0.0.1",
             "POSTGRES_PORT": self.values["EMBEDDED_POSTGRES_PORT"],

@@ -336,7 +336,7 @@ def test_the_pages_hold_everything_once(client):
 
 
 @pytest.mark.usefixtures("stores")
-@pytest.mark.parametrize("page", ["0", "14", "x", "-1", "9" * 30, "9" * 5000, "\x00"])
+@pytest.mark.parametrize("page", ["0", "14", "x", "-1", "9" * 30, "9" * 5000])
 def test_a_page_that_is_not_there_is_404(client, page):
     assert error_of(client.get("/api/stores/", {"page": page})) == (404, "not_found")
 

@@ -62,10 +62,11 @@ def test_the_schema_is_served(client, accept):
 
 
 def assets(client: Client) -> list[str]:
-    """The addresses of what the page loads."""
+    """The addresses of the static files that the page loads, beside the script that it has."""
     page = client.get("/api/schema/swagger/").text
     found: list[str] = re.findall(r'(?:src|href)="([^"]+)"', page)
-    assert len(found) == 4
+    assert len(found) == 5
+    assert found.pop() == "/api/schema/swagger/?script="
     return found
 
 

@@ -1,10 +1,16 @@
 """The settings refuse to start on what is wrong; each case is a process of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from marketplace.settings import DEVELOPMENT_KEY
+
+PROJECT = Path(__file__).resolve().parent.parent.parent
 
 PRODUCTION = {
     "DJANGO_DEBUG": "0",
@@ -33,6 +39,72 @@ def test_a_missing_or_public_secret_stops_the_start_by_name(name, value):
     assert result.returncode == 1
     assert result.stderr.startswith(f"error: {name} is ")
     assert "Traceback" not in result.stderr
+
+
+def test_production_passes_every_check_of_a_deployment(tmp_path):
+    """With what scripts/init-env writes and nothing else, as the compose files pass it on."""
+    (tmp_path / "scripts").mkdir()
+    for name in (".env.example", "scripts/init-env"):
+        shutil.copy(PROJECT / name, tmp_path / name)
+    subprocess.run([tmp_path / "scripts/init-env"], check=True, capture_output=True)
+    lines = (tmp_path / ".env").read_text().splitlines()
+    written = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    result = run("manage.py", "check", "--deploy", "--fail-level", "DEBUG", **written)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "no issues" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "warning"),
+    [
+        ("DJANGO_HTTPS", "0", "security.W008"),
+        ("DJANGO_HSTS_SECONDS", "0", "security.W004"),
+        ("DJANGO_HSTS_SUBDOMAINS", "0", "security.W005"),
+        ("DJANGO_SECRET_KEY", "x" * 50, "security.W009"),
+    ],
+)
+def test_the_checks_of_a_deployment_tell_of_what_is_turned_off(name, value, warning):
+    environ = PRODUCTION | {"DJANGO_SECRET_KEY": "".join(map(chr, range(65, 91))) * 2, name: value}
+    result = run("manage.py", "check", "--deploy", "--fail-level", "WARNING", **environ)
+    assert result.returncode == 1
+    assert warning in result.stderr
+
+
+@pytest.mark.parametrize(("key", "code"), [("x" * 31, 1), ("x" * 32, 0), ("ñ" * 16, 0)])
+def test_a_short_secret_key_stops_the_start_by_name(key, code):
+    result = run("manage.py", "check", **(PRODUCTION | {"DJANGO_SECRET_KEY": key}))
+    assert result.returncode == code
+    if code:
+        assert result.stderr.startswith("error: DJANGO_SECRET_KEY is too short: 31 bytes")
+        assert "Traceback" not in result.stderr
+
+
+def test_the_key_of_development_is_long_enough_for_tokens_and_public():
+    code = (
+        "import django; django.setup();"
+        "from rest_framework_simplejwt.tokens import AccessToken; print(str(AccessToken()))"
+    )
+    result = run("-W", "error", "-c", code, DJANGO_DEBUG="1")
+    assert (result.returncode, result.stderr) == (0, "")
+    public = run("manage.py", "check", **(PRODUCTION | {"DJANGO_SECRET_KEY": DEVELOPMENT_KEY}))
+    assert public.stderr.startswith("error: DJANGO_SECRET_KEY is the public default")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("TRUSTED_PROXIES", "proxy"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8"),
+        ("DJANGO_HTTPS", "yes please"),
+        ("DJANGO_HSTS_SECONDS", "-1"),
+        ("LOGIN_FAILURES", "0"),
+        ("MAX_BODY_BYTES", "1M"),
+    ],
+)
+def test_a_wrong_variable_of_security_stops_the_start_by_name(name, value):
+    result = run("manage.py", "check", **PRODUCTION, **{name: value})
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"error: {name}={value!r}: ")
 
 
 def test_a_public_metrics_token_stops_the_start():

@@ -11,13 +11,14 @@ from promotions.services.reservations import reservation_create
 
 pytestmark = pytest.mark.django_db
 
-CALLERS = ("anonymous", "other", "owner", "staff")
+#: The API asks whether somebody is staff, and not for permissions, so a superuser may no more.
+CALLERS = ("anonymous", "other", "owner", "staff", "superuser")
 PLACE = {"latitude": 1, "longitude": 2}
 PROMO = {"product": "{product}", "promo_price": 5, "quantity": 9, **PLACE}
 WINDOW = {"starts_at": "2030-05-01T17:00:00Z", "ends_at": "2030-05-01T19:00:00Z"}
 
-#: The status for each of CALLERS; `{store}` and the like stand for the owner's rows, and
-#: `{reservation}` for a unit that the owner holds.
+#: The status for each of CALLERS, the superuser's being that of staff. `{store}` and the like stand
+#: for the owner's rows, and `{reservation}` for a unit that the owner holds.
 TABLE: dict[tuple[str, str], tuple[dict[str, Any] | None, tuple[int, int, int, int]]] = {
     ("GET", "/api/stores/"): (None, (200, 200, 200, 200)),
     ("POST", "/api/stores/"): ({"name": "New", **PLACE}, (401, 201, 201, 201)),
@@ -87,7 +88,7 @@ def cases() -> list[Any]:
     return [
         pytest.param(method, path, body, caller, status, id=f"{method} {path} {caller} {status}")
         for (method, path), (body, statuses) in TABLE.items()
-        for caller, status in zip(CALLERS, statuses, strict=True)
+        for caller, status in zip(CALLERS, (*statuses, statuses[-1]), strict=True)
     ]
 
 

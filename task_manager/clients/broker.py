@@ -80,7 +80,10 @@ class Broker:
     def held(self) -> Iterator[Message]:
         """Each message that a worker has and did not acknowledge."""
         for _tag, raw in self.client.hscan_iter(self.channel.unacked_key, count=PAGE):
-            message, _exchange, queue = json.loads(raw)
+            try:
+                message, _exchange, queue = json.loads(raw)
+            except (ValueError, RecursionError):
+                continue
             if parsed_message := _task_message(message, queue):
                 yield parsed_message
 
@@ -93,20 +96,28 @@ class Broker:
 
 
 def parsed(raw: bytes, queue: str) -> Message | None:
-    return _task_message(json.loads(raw), queue)
+    """None for what is no task of ours: another program's message, or no message at all."""
+    try:
+        return _task_message(json.loads(raw), queue)
+    except (ValueError, RecursionError):
+        return None
 
 
-def _task_message(message: dict[str, Any], queue: str) -> Message | None:
-    """None for what is no task of ours: another program's message, another encoding."""
-    headers = message.get("headers") or {}
-    if "id" not in headers or "task" not in headers:
+def _task_message(message: Any, queue: str) -> Message | None:
+    headers = message.get("headers") if isinstance(message, dict) else None
+    if not isinstance(headers, dict) or not _are_texts(headers.get("id"), headers.get("task")):
         return None
     try:
-        body = json.loads(base64.b64decode(message["body"]))
-        args, kwargs, _embed = body
-    except (ValueError, KeyError, TypeError):
+        args, kwargs, _embed = json.loads(base64.b64decode(message["body"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        args, kwargs = [], {}
+    if not (isinstance(args, list) and isinstance(kwargs, dict)):
         args, kwargs = [], {}
     return Message(headers, args, kwargs, queue)
+
+
+def _are_texts(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 @contextmanager

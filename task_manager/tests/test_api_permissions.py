@@ -11,10 +11,12 @@ from task_manager.models import DeadLetter, TaskNotification, TaskTemplate
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker")]
 
-CALLERS = ("anonymous", "other", "owner", "staff")
+#: The API asks whether somebody is staff, and not for permissions, so a superuser may no more.
+CALLERS = ("anonymous", "other", "owner", "staff", "superuser")
 TEMPLATE = {"name": "new", "task_name": "nomina.consolidar", "module": "nomina"}
 
-#: The status for each of CALLERS; `{task}` and the like stand for the owner's rows.
+#: The status for each of CALLERS, the superuser's being that of staff. `{task}` and the like stand
+#: for the owner's rows.
 TABLE: dict[tuple[str, str], tuple[dict[str, Any] | None, tuple[int, int, int, int]]] = {
     ("GET", "/api/tasks/executions/"): (None, (401, 200, 200, 200)),
     ("GET", "/api/tasks/executions/{task}/"): (None, (401, 404, 200, 200)),
@@ -69,7 +71,7 @@ def cases() -> list[Any]:
     return [
         pytest.param(method, path, body, caller, status, id=f"{method} {path} {caller} {status}")
         for (method, path), (body, statuses) in TABLE.items()
-        for caller, status in zip(CALLERS, statuses, strict=True)
+        for caller, status in zip(CALLERS, (*statuses, statuses[-1]), strict=True)
     ]
 
 

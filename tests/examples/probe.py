@@ -101,6 +101,11 @@ def unheard():
     return "nothing"
 
 
+@shared_task(ignore_result=True)
+def unheard_secret():
+    return {"token": "hunter2hunter2"}
+
+
 @shared_task
 def notes():
     from task_manager import observer
@@ -147,3 +152,13 @@ def retry_without_memory(self):
         while client.config_get("maxmemory")["maxmemory"] != "1":
             time.sleep(0.05)
     raise self.retry(countdown=0)
+
+
+@shared_task
+def sign_in(user, password, pause=0):
+    """Return and raise what a careless task would."""
+    leave_trace("signed in")
+    time.sleep(pause)
+    if user == "wrong":
+        raise ValueError(f"no such login: password={password}, 'token': '{password}'")
+    return {"user": user, "session": {"token": {"value": password}}}

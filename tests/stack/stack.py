@@ -184,6 +184,8 @@ class Stack:
         token: str | None = None,
     ) -> tuple[int, str]:
         request = urllib.request.Request(f"http://127.0.0.1:{self.ports[port]}{path}")
+        # As a proxy that speaks HTTPS says; production sends everybody else there.
+        request.add_header("X-Forwarded-Proto", "https")
         if token is not None:
             request.add_header("Authorization", f"Bearer {token}")
         if login is not None:

@@ -4,6 +4,7 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 
 import pytest
 
@@ -74,6 +75,38 @@ def test_web_answers_through_its_port(stack: Stack) -> None:
     sheet = re.search(r'href="(/static/admin/css/base\.\w+\.css)"', page)
     assert sheet, "a style sheet with a hash in its name"
     assert stack.http(sheet[1])[0] == 200
+
+
+def test_the_checks_of_a_deployment_find_nothing(stack: Stack) -> None:
+    command = ("python", "manage.py", "check", "--deploy", "--fail-level", "DEBUG")
+    assert "no issues" in stack.execute("web", *command)
+
+
+@pytest.mark.parametrize(("path", "status"), [("/api/", 301), ("/healthz", 200), ("/readyz", 200)])
+def test_without_a_proxy_s_word_a_page_leads_to_https_and_a_probe_is_answered(
+    stack: Stack, path: str, status: int
+) -> None:
+    http = HTTPConnection("127.0.0.1", int(stack.ports["HOST_PORT_WEB"]), timeout=30)
+    try:
+        http.request("GET", path)
+        response = http.getresponse()
+        assert response.status == status
+        if status == 301:
+            assert response.headers["Location"].startswith("https://127.0.0.1:")
+    finally:
+        http.close()
+
+
+def test_who_guesses_passwords_is_told_to_wait(stack: Stack) -> None:
+    code = (
+        "import json\n"
+        "from django.test import Client\n"
+        "body = {'username': 'nobody', 'password': 'wrong'}\n"
+        "post = lambda: Client().post('/api/token/', body, 'application/json', secure=True,"
+        " headers={'host': 'localhost', 'x-forwarded-for': '203.0.113.9'})\n"
+        "print([post().status_code for _ in range(6)])"
+    )
+    assert stack.shell_code(code) == "[401, 401, 401, 401, 401, 429]\n"
 
 
 def test_no_port_but_webs_is_open_on_the_host(stack: Stack) -> None:
@@ -359,7 +392,7 @@ def test_secrets_of_any_characters(stack: Stack, failed: Callable[[], bool]) -> 
     odd = """p@s:/#s$w %o"r\\d${HOME}"""
     file = stack.folder / "odd.env"
     file.write_text(
-        f"DJANGO_SECRET_KEY='{odd}'\nPOSTGRES_PASSWORD='{odd}'\nREDIS_PASSWORD='{odd}'\n"
+        f"DJANGO_SECRET_KEY='{odd * 2}'\nPOSTGRES_PASSWORD='{odd}'\nREDIS_PASSWORD='{odd}'\n"
         f"FLOWER_BASIC_AUTH='admin:{odd}'\n"
     )
     other = Stack(stack.folder, PRODUCTION, image=stack.name)
