@@ -10,7 +10,13 @@ from django.utils import timezone
 
 from promotions.models import Notification, ShopperProfile
 from promotions.services.reservations import reservation_create
-from task_manager.models import DeadLetter, TaskExecution, TaskNotification, TaskTemplate
+from task_manager.models import (
+    DeadLetter,
+    OutboxTask,
+    TaskExecution,
+    TaskNotification,
+    TaskTemplate,
+)
 
 
 @pytest.fixture
@@ -54,6 +60,9 @@ def world(callers, make_promo, make_store) -> dict[str, Any]:
         ),
         "deadletter": DeadLetter.objects.create(
             **told, celery_name="marker-celery", created_at=now, error="marker-error"
+        ),
+        "outboxtask": OutboxTask.objects.create(
+            task_id="marker-task", celery_name="marker-celery", body='["marker-body"]'
         ),
         "user": owner,
         "group": apps.get_model("auth.Group").objects.create(name="marker-group"),

@@ -73,7 +73,7 @@ def test_the_secrets_may_go_to_files(clone: Path) -> None:
     files = {path.name: path.read_text() for path in (clone / "secrets").iterdir()}
     assert {name for name, text in files.items() if text} == SECRETS
     for name in SECRETS:
-        assert re.fullmatch(r"(admin:)?[A-Za-z0-9_-]{43}\n", files[name]), name
+        assert re.fullmatch(r"(admin:)?[A-Za-z0-9_-]{64}\n", files[name]), name
     compose = "docker-compose.yml:docker-compose.prod.yml:compose/secrets.yml"
     assert values(clone) == dict.fromkeys(SECRETS, "") | {"COMPOSE_FILE": compose}
 

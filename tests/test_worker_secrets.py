@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import redis
 import requests
 from celery import Celery, current_app, shared_task
 from django.conf import settings
@@ -19,6 +18,7 @@ from marketplace.masking import MASK
 from task_manager.models import TaskExecution
 from task_manager.services.executions import executions_catch_up
 from tests.processes import celery, control, wait_until
+from tests.servers import operator
 
 pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
 
@@ -108,7 +108,7 @@ def known(user, password, pause=0): ...
 def headers(name: str, *args: Any, **kwargs: Any) -> Any:
     """Of the message of this task, which no worker takes."""
     current_app.send_task(name, args, kwargs, queue="unread")
-    with redis.Redis.from_url(settings.REDIS_URL) as client:
+    with operator(settings.REDIS_URL) as client:
         message = json.loads(client.lpop("unread"))
     assert SECRET not in json.dumps(message["properties"])
     assert "hunter2" in base64.b64decode(message["body"]).decode() or SECRET not in repr(args)

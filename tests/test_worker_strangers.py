@@ -18,6 +18,7 @@ from marketplace.broker import REASONS, REFUSED, UNREADABLE, UNREADABLE_BYTES
 from task_manager import metrics
 from task_manager.models import TaskExecution
 from tests.processes import celery, wait_until
+from tests.servers import operator
 
 pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
 
@@ -45,7 +46,7 @@ def worker(worker_database, tmp_path_factory) -> Iterator[Path]:
 
 @pytest.fixture
 def client() -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(settings.REDIS_URL) as connection:
+    with operator(settings.REDIS_URL) as connection:
         connection.delete(UNREADABLE, *(REFUSED + reason for reason in REASONS))
         yield connection
 
@@ -54,6 +55,7 @@ def client() -> Iterator[redis.Redis]:
 def good(client) -> dict[str, Any]:
     """A task's message as it stands in Redis."""
     current_app.send_task("probe.trace", ("stranger",), queue="unread")
+    current_app.amqp.queues.pop("unread")
     message: dict[str, Any] = json.loads(client.rpop("unread"))
     message["properties"]["delivery_info"]["routing_key"] = "default"
     return message

@@ -223,7 +223,7 @@ def test_who_is_refused_adds_nothing(broker):
 
 def test_a_full_redis_counts_on(settings, tmp_path):
     server = Redis(data=tmp_path, port=free_port(), password="secret", options={"maxmemory": "1"})
-    settings.REDIS_URL = f"redis://:secret@127.0.0.1:{server.port}/0"
+    settings.REDIS_URL = server.url()
     with serving(server):
         fail(FAILURES)
         assert sign_in().status_code == 429
