@@ -3,9 +3,9 @@
 Wrong passwords count for a while, in Redis, so that all processes know of them:
 
 - of one name from one address, `LOGIN_FAILURES`; signing in forgets them,
-- of any names from one address, `LOGIN_FAILURES_TOTAL`,
-- of one name from all addresses, as many; but where its user signed in lately nobody else's
-  guesses are counted, so a stranger cannot lock the user out of there.
+- of any names from one address, and of one name from all addresses, `LOGIN_FAILURES_TOTAL`. Where
+  a user signed in lately these two do not hold for that user, whom nobody can lock out of there
+  by guessing from elsewhere, or for others.
 
 Whoever has too many is refused with 429 before the password is looked at; that neither counts
 nor lasts longer for being tried. Names that nobody has are treated alike.
@@ -72,12 +72,10 @@ class Attempt:
     @classmethod
     def by_password(cls, name: str, address: str) -> "Attempt":
         pair, known = _key("pair", name, address), _key("known", name, address)
-        counters = {
-            pair: settings.LOGIN_FAILURES,
-            _key("address", address): settings.LOGIN_FAILURES_TOTAL,
-        }
+        counters = {pair: settings.LOGIN_FAILURES}
         if not _redis(lambda client: client.exists(known)):
-            counters[_key("name", name)] = settings.LOGIN_FAILURES_TOTAL
+            totals = _key("address", address), _key("name", name)
+            counters |= dict.fromkeys(totals, settings.LOGIN_FAILURES_TOTAL)
         return cls(counters, known)
 
     @classmethod

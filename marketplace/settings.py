@@ -346,7 +346,11 @@ SPECTACULAR_SETTINGS = {
         "DeadLetterStatus": "task_manager.models.DeadLetterStatus",
     },
 }
-SIMPLE_JWT = {"ACCESS_TOKEN_LIFETIME": timedelta(minutes=15)}
+SIMPLE_JWT = {
+    "ACCESS_TOKEN_LIFETIME": timedelta(minutes=15),
+    # A new password ends the tokens that came by the old one, as it ends sessions.
+    "CHECK_REVOKE_TOKEN": True,
+}
 
 # --- Celery --------------------------------------------------------------------------------------
 QUEUES = ("high_priority", "default", "low_priority")

@@ -336,7 +336,7 @@ def test_the_pages_hold_everything_once(client):
 
 
 @pytest.mark.usefixtures("stores")
-@pytest.mark.parametrize("page", ["0", "14", "x", "-1", "9" * 30, "9" * 5000])
+@pytest.mark.parametrize("page", ["0", "14", "x", "-1", "9" * 30, "9" * 5000, "\x00"])
 def test_a_page_that_is_not_there_is_404(client, page):
     assert error_of(client.get("/api/stores/", {"page": page})) == (404, "not_found")
 
@@ -375,6 +375,17 @@ def test_the_token_of_a_deleted_user_is_worth_nothing(client, user):
     assert error_of(response) == (401, "token_not_valid")
     headers = {"authorization": f"Bearer {refresh.access_token}"}
     assert error_of(client.get("/api/profile/", headers=headers)) == (401, "user_not_found")
+
+
+@pytest.mark.django_db
+def test_a_new_password_ends_the_tokens_of_the_old_one(client, user):
+    pair = client.post("/api/token/", {"username": "ana", "password": "pass"}).json()
+    user.set_password("another")
+    user.save()
+    renewed = client.post("/api/token/refresh/", {"refresh": pair["refresh"]}).json()
+    for access in (pair["access"], renewed["access"]):
+        response = client.get("/api/profile/", headers={"authorization": f"Bearer {access}"})
+        assert error_of(response) == (401, "password_changed")
 
 
 @pytest.mark.django_db

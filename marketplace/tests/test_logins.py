@@ -119,11 +119,19 @@ def test_one_name_from_many_addresses_is_too_many():
     assert sign_in().status_code == 429
 
 
-def test_nobody_is_locked_out_from_where_they_signed_in_before():
+def test_nobody_is_locked_out_of_where_they_signed_in_by_who_guesses_elsewhere():
     assert signed_in(sign_in(password="right"))
     for number in range(TOTAL):
         fail(1, address=f"198.51.100.{number}")
     assert sign_in(password="right", address=THERE).status_code == 429
+    assert signed_in(sign_in(password="right"))
+
+
+def test_nobody_is_locked_out_there_by_who_guesses_other_names():
+    assert signed_in(sign_in(password="right"))
+    for number in range(TOTAL):
+        fail(1, name=f"user{number}")
+    assert sign_in(name="bea").status_code == 429
     assert signed_in(sign_in(password="right"))
 
 
