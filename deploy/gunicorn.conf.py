@@ -1,17 +1,33 @@
 """gunicorn's settings, the same under Compose, systemd and supervisor.
 
 `gunicorn --config deploy/gunicorn.conf.py marketplace.asgi`
+
+HUP starts new processes with the code as it is now, while the old ones answer what they have.
 """
 
+import asyncio
 import os
+import runpy
 import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from marketplace.env import Env
+from gunicorn.asgi.protocol import ASGIProtocol
 
+from deploy import web_socket
+
+# By its path: the processes that a HUP starts have from this one what it has imported, and its
+# package imports Celery and more.
+Env = runpy.run_path(str(Path(__file__).parent.parent / "marketplace" / "env.py"))["Env"]
 env = Env()
 
-bind = env.text("WEB_BIND", "127.0.0.1:8000")
+bind = [env.text("WEB_BIND", "127.0.0.1:8000")]
+# Where several webs on one host meet, each with a socket of its own; empty: there is one web.
+socket_dir = env.text("WEB_SOCKET_DIR")
+if socket_dir:
+    bind.append(f"unix:{web_socket.own(Path(socket_dir))}")
 workers = env.integer("WEB_WORKERS", 2, minimum=1)
 worker_class = "asgi"
 asgi_lifespan = "off"
@@ -21,6 +37,11 @@ reload = env.boolean("WEB_RELOAD", False)
 # Heartbeats on memory, not on a disk that may stall.
 worker_tmp_dir = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # noqa: S108
 graceful_timeout = 30
+# One request a connection: gunicorn may close one that it has promised to keep when it is told to
+# stop, or replaces a process, and the next request on it fails. The proxy keeps its clients'.
+keepalive = 0
+# Connections that wait to be accepted.
+backlog = 2048
 max_requests = env.integer("WEB_MAX_REQUESTS", 10_000)
 max_requests_jitter = max_requests // 10
 accesslog = env.text("WEB_ACCESS_LOG") or None
@@ -33,11 +54,18 @@ websocket_max_message_size = 16 * 1024
 
 def when_ready(server: Any) -> None:
     """A connection whose other end takes nothing for a minute is over, also while it is closed."""
-    if not hasattr(socket, "TCP_USER_TIMEOUT"):
-        return
-    for listener in server.LISTENERS:
-        if listener.sock.family in (socket.AF_INET, socket.AF_INET6):
-            listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        for listener in server.LISTENERS:
+            if listener.sock.family in (socket.AF_INET, socket.AF_INET6):
+                listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
+    if socket_dir and not web_socket.is_served(Path(socket_dir)):
+        web_socket.take(Path(socket_dir))
+
+
+def post_fork(server: Any, worker: Any) -> None:
+    """What `Env` brought along is imported anew, too."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "django"]:
+        del sys.modules[name]
 
 
 def post_worker_init(worker: Any) -> None:
@@ -45,3 +73,53 @@ def post_worker_init(worker: Any) -> None:
     from task_manager.services import updates
 
     updates.is_serving = lambda: worker.alive
+    create_server = worker.loop.create_server
+
+    async def listen(_: Any, **options: Any) -> Listener:
+        # asyncio would make the queue of connections one of 100.
+        return Listener(await create_server(lambda: Connection(worker), backlog=backlog, **options))
+
+    worker.loop.create_server = listen
+
+
+class Connection(ASGIProtocol):  # type: ignore[misc]
+    """One on which nothing was said does not hold up its process' stop.
+
+    gunicorn waits for its first word without end, and a browser opens some that it may need.
+    """
+
+    #: Seconds between two looks.
+    PERIOD = 2
+    has_spoken = False
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._look_later()
+
+    def data_received(self, data: bytes) -> None:
+        self.has_spoken = True
+        super().data_received(data)
+
+    def _look_later(self) -> None:
+        self.worker.loop.call_later(self.PERIOD, self._look)
+
+    def _look(self) -> None:
+        if self.has_spoken or self.transport.is_closing():
+            return
+        if self.worker.alive:
+            self._look_later()
+        else:
+            self.transport.close()
+
+
+class Listener:
+    """A server whose last connections are among those that its process answers."""
+
+    def __init__(self, server: asyncio.Server) -> None:
+        self.close: Callable[[], None] = server.close
+
+    async def wait_closed(self) -> None:
+        # Of what it has accepted asyncio makes a connection some turns later. gunicorn counts
+        # those at once, and leaves when there are none.
+        for _ in range(10):
+            await asyncio.sleep(0)

@@ -196,8 +196,19 @@ class QoS(kombu_redis.QoS):
             for tag in expired:
                 self.restore_by_tag(tag.decode(), client)
 
+    def give_back(self, tag: str, headers: dict[str, Any]) -> None:
+        """Give up a message whose task did not begin: to its queue's end, with more headers."""
+        self.restore_by_tag(tag, leftmost=True, failed=False, headers=headers)
+        self._quick_ack(tag)  # no longer one of ours
+
     def restore_by_tag(
-        self, tag: str, client: Any = None, leftmost: bool = False, *, failed: bool = True
+        self,
+        tag: str,
+        client: Any = None,
+        leftmost: bool = False,
+        *,
+        failed: bool = True,
+        headers: dict[str, Any] | None = None,
     ) -> None:
         """Give a message back to its queue; `failed` when its task may have begun."""
         with self.channel.conn_or_acquire(client) as client:
@@ -207,6 +218,7 @@ class QoS(kombu_redis.QoS):
                 try:
                     message, exchange, routing_key = loads(held)
                     _mark(message, failed=failed)
+                    message["headers"].update(headers or {})
                     keys = self.channel.keys_of(message, exchange, routing_key)
                 except _UNREADABLE:  # its worker was killed before it had a look
                     self.channel.put_aside(held, reason="unreadable", client=client)

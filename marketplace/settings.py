@@ -267,6 +267,7 @@ if DEMO_PASSWORD:
 TASK_RETENTION_DAYS = env.integer("TASK_RETENTION_DAYS", 90, minimum=1)
 TASK_CANCEL_GRACE_SECONDS = env.integer("TASK_CANCEL_GRACE_SECONDS", 10)
 TASK_MAX_DELIVERIES = env.integer("TASK_MAX_DELIVERIES", 3, minimum=1)
+TASK_UNKNOWN_SECONDS = env.integer("TASK_UNKNOWN_SECONDS", 3600)
 TASK_TRACKING_STREAM_LENGTH = env.integer("TASK_TRACKING_STREAM_LENGTH", 10_000, minimum=1000)
 TASK_SECRET_NAMES = env.words(
     "TASK_SECRET_NAMES",
@@ -367,6 +368,7 @@ CELERY_TASK_SOFT_TIME_LIMIT = 240
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_WORKER_CONSUMER = "marketplace.consumer:Consumer"
 CELERY_WORKER_POOL_RESTARTS = True
+CELERY_WORKER_CONSUMER = "marketplace.unknown_tasks:Consumer"
 CELERY_WORKER_LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
 CELERY_WORKER_TASK_LOG_FORMAT = (
     "[%(asctime)s: %(levelname)s/%(processName)s][%(task_name)s(%(task_id)s)] %(message)s"

@@ -228,10 +228,14 @@ def _failed(
 
 
 @_in_main
-def _unknown(name: str, id: str, exc: BaseException, **_: Any) -> None:
-    message = {"id": id, "task": name}
+def _unknown(message: Any, name: str, id: str, exc: BaseException, **_: Any) -> None:
+    headers = {**message.headers, "id": id, "task": name}
+    try:
+        args, kwargs, _embed = message.payload
+    except Exception:  # whatever somebody else put there
+        args, kwargs = (), {}
     error = f"No task of this name is known to the worker: {exc}"
-    note((message, (), {}), TaskStatus.FAILURE, error=error)
+    note((headers, args, kwargs), TaskStatus.FAILURE, error=error)
 
 
 # --- On the recorder's thread ---------------------------------------------------------------------
@@ -248,11 +252,12 @@ def drain() -> list[bytes]:
 def is_dead_letter(message: dict[str, Any]) -> bool:
     """Whether this task, once failed, is kept to be run again.
 
-    As a `RetryingTask` is, and one that ended its workers.
+    As a `RetryingTask` is, one that ended its workers, and one that no worker knew.
     """
     task = current_app.tasks.get(message["task"])
     return (
-        bool(getattr(task, "dead_letter", False))
+        task is None
+        or bool(getattr(task, "dead_letter", False))
         or failed_deliveries(message) >= settings.TASK_MAX_DELIVERIES
     )
 

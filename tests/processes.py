@@ -23,17 +23,21 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 30, what: st
         time.sleep(0.05)
 
 
-def celery(*arguments: str, log: Path, **environ: str) -> Running:
+def celery(*arguments: str, log: Path, project: Path | None = None, **environ: str) -> Running:
     """`celery -A marketplace ARGUMENTS`, warmly stopped at the end."""
-    return running("-m", "celery", "-A", "marketplace", *arguments, log=log, **environ)
+    command = ("-m", "celery", "-A", "marketplace", *arguments)
+    return running(*command, log=log, project=project, **environ)
 
 
 @contextmanager
-def running(*arguments: str, log: Path, **environ: str) -> Iterator["subprocess.Popen[bytes]"]:
+def running(
+    *arguments: str, log: Path, project: Path | None = None, **environ: str
+) -> Iterator["subprocess.Popen[bytes]"]:
     """`python ARGUMENTS` on the test's own database and broker, stopped at the end."""
     with log.open("ab") as output:
         process = subprocess.Popen(
             [sys.executable, *arguments],
+            cwd=project,
             env=environment(**environ),
             stdout=output,
             stderr=output,

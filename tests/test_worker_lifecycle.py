@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from django.utils import timezone
 
+from deploy.embedded.servers import Redis, free_port
 from promotions import tasks
 from promotions.models import Notification
-from tests.processes import celery, control, wait_until
+from tests.processes import celery, control, serving, wait_until
 
 pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
 
@@ -25,10 +26,8 @@ def test_a_second_beat_takes_over_from_one_killed(broker, tmp_path):
     environ = {"CELERY_BEAT_MAX_LOOP_INTERVAL": "1", "CELERY_REDBEAT_LOCK_TIMEOUT": "2"}
     with celery("beat", "--loglevel=debug", log=first, **environ) as leader:
         wait_until(lambda: "Acquired lock" in first.read_text(), what="the first beat leads")
-        alive = tmp_path / "alive"
-        with celery("beat", "--loglevel=info", log=second, LIVENESS_FILE=str(alive), **environ):
-            wait_until(lambda: "Acquiring lock" in second.read_text(), what="the second waits")
-            wait_until(alive.exists, what="it shows that it lives")
+        with celery("beat", "--loglevel=debug", log=second, **environ):
+            wait_until(lambda: "another one has" in second.read_text(), what="the second waits")
             assert "Acquired lock" not in second.read_text()
             os.kill(leader.pid, signal.SIGKILL)
             wait_until(lambda: "Acquired lock" in second.read_text(), what="the second takes over")
@@ -50,6 +49,61 @@ def test_a_beat_without_workers_fills_no_queue(broker, log):
     assert log.read_text().count("Message Error") == 0
     with celery("worker", "--concurrency=1", log=log):
         wait_until(lambda: not broker.exists("high_priority"), what="what waited is run")
+
+
+#: A beat that sends something each second.
+QUICK = {
+    "CELERY_BEAT_MAX_LOOP_INTERVAL": "1",
+    "CELERY_REDBEAT_LOCK_TIMEOUT": "5",
+    "CHECK_ACTIVE_PROMOS_SECONDS": "1",
+}
+
+
+def sent(log: Path) -> int:
+    return log.read_text().count("Sending due task check-flash-promos")
+
+
+def waits(log: Path) -> int:
+    return log.read_text().count("beat: Waiting: Redis does not answer")
+
+
+def goes_on(log: Path) -> None:
+    before = sent(log)
+    wait_until(lambda: sent(log) > before + 1, seconds=60, what="it sends tasks")
+
+
+def test_a_beat_that_stands_by_shows_that_it_lives(broker, log, tmp_path):
+    alive, first = tmp_path / "alive", tmp_path / "leader.log"
+    with celery("beat", "--loglevel=info", log=first, **QUICK):
+        wait_until(lambda: "Acquired lock" in first.read_text(), what="the other one leads")
+        with celery("beat", log=log, LIVENESS_FILE=str(alive), **QUICK):
+            wait_until(lambda: "another one has the lock" in log.read_text(), what="it stands by")
+            alive.unlink()
+            wait_until(alive.exists, what="it touches its file again")
+
+
+def test_beat_outlives_redis_and_starts_without_it(tmp_path):
+    own = Redis(tmp_path / "redis", free_port(), "secret", {"appendonly": "yes"})
+    address = {"REDIS_PORT": str(own.port), "REDIS_PASSWORD": own.password, "REDIS_DATABASE": "0"}
+    log = tmp_path / "beat.log"
+    with celery("beat", "--loglevel=info", log=log, **QUICK, **address) as beat:
+        for outages in (1, 2, 3):
+            wait_until(lambda n=outages: waits(log) == n, what="it waits for Redis")  # type: ignore[misc]
+            with serving(own):
+                goes_on(log)
+        (own.data / "appendonlydir").rename(tmp_path / "lost")
+        with serving(own):
+            goes_on(log)
+        assert beat.poll() is None
+        beat.terminate()
+        assert beat.wait(30) == 0
+
+
+def test_a_beat_whose_redis_lost_everything_writes_its_schedule_anew(broker, log):
+    with celery("beat", "--loglevel=info", log=log, **QUICK):
+        goes_on(log)
+        broker.flushdb()
+        goes_on(log)
 
 
 def test_a_worker_shows_that_it_lives(broker, log, tmp_path):

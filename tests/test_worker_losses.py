@@ -105,12 +105,8 @@ def test_a_row_whose_publisher_could_not_tell(broker):
     assert executions_reconcile()["missing"] == 1
     task = TaskExecution.objects.get()
     assert (task.pk, task.status, task.queue) == (task_id, "PENDING", "default")
-<<<<<<< ours
-    assert task.parameters == {"args": [MASK], "b": 2}  # its parameters have no names here
-=======
     # Nobody here knows the task, so whether the first is a secret.
     assert task.parameters == {"args": [MASK], "b": 2}
->>>>>>> theirs
 
 
 def test_the_end_is_told_by_the_result_backend(broker, tmp_path):

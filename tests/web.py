@@ -86,7 +86,13 @@ def events(client: ClientConnection, event: str = "task_update") -> Iterator[dic
 
 
 @contextmanager
-def web(folder: Path, *, application: str = "marketplace.asgi", **environ: str) -> Iterator[Web]:
+def web(
+    folder: Path,
+    *,
+    application: str = "marketplace.asgi",
+    project: Path | None = None,
+    **environ: str,
+) -> Iterator[Web]:
     """gunicorn as it runs everywhere; nothing may have gone wrong in it by the end."""
     log, bind = folder / "web.log", environ.get("WEB_BIND")
     port = int(bind.rpartition(":")[2]) if bind else free_port()
@@ -102,6 +108,7 @@ def web(folder: Path, *, application: str = "marketplace.asgi", **environ: str) 
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "gunicorn", "--config", "deploy/gunicorn.conf.py", application],
+            cwd=project,
             env=environment,
             stdout=output,
             stderr=output,

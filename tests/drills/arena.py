@@ -162,7 +162,10 @@ class Arena:
 
     def _aside(self, *command: str) -> "subprocess.Popen[bytes]":
         return self.stack.start(
-            *("run", "--rm", "--no-deps", "-T", "web", "python", "-m", "drill", *command)
+            *("docker", "compose", "run", "--rm", "--no-deps", "-T", "web"),
+            *("python", "-m", "drill", *command),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
         )
 
     # --- Looking ---

@@ -18,6 +18,7 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 PRODUCTION = ("docker-compose.yml", "docker-compose.prod.yml")
+AWS_IMAGE = "localstack/localstack:4.14.0"
 PORTS = ("WEB", "FLOWER", "POSTGRES", "REDIS", "LOCALSTACK")
 
 # Nothing else of this shell's may reach the compose files.
@@ -78,32 +79,33 @@ class Stack:
     image: str = ""
     #: Of the user that `make_staff` makes.
     token: str = ""
+    #: More variables of that shell.
+    variables: dict[str, str] = field(default_factory=dict)
 
-    def command(self, *arguments: str) -> list[str]:
-        files = [part for file in self.files for part in ("-f", file)]
-        return ["docker", "compose", "-p", self.name, *files, *arguments]
+    def shell(self, variables: dict[str, str]) -> dict[str, str]:
+        """The environment of a shell whose `docker compose` means this stack."""
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        ours = {
+            "APP_IMAGE": self.image or self.name,
+            "COMPOSE_FILE": ":".join(self.files),
+            "COMPOSE_PROJECT_NAME": self.name,
+        }
+        return inherited | ours | self.ports | self.variables | variables
 
-    def environment(self) -> dict[str, str]:
-        shell = {name: os.environ[name] for name in INHERITED if name in os.environ}
-        return shell | {"APP_IMAGE": self.image or self.name} | self.ports
+    def try_run(self, *command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+        """Run a command in such a shell."""
+        shell = self.shell(options.pop("variables", {}))
+        return run(*command, cwd=self.folder, env=shell, **options)
+
+    def start(
+        self, *command: str, variables: dict[str, str] | None = None, **options: Any
+    ) -> "subprocess.Popen[bytes]":
+        """The same, in the background."""
+        shell = self.shell(variables or {})
+        return subprocess.Popen(command, cwd=self.folder, env=shell, **options)
 
     def try_compose(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        return run(
-            *self.command(*arguments),
-            cwd=self.folder,
-            env=self.environment() | options.pop("variables", {}),
-            **options,
-        )
-
-    def start(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        """In the background; its standard output is there to be read."""
-        return subprocess.Popen(
-            self.command(*arguments),
-            cwd=self.folder,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
+        return self.try_run("docker", "compose", *arguments, **options)
 
     def compose(self, *arguments: str, **options: Any) -> str:
         done = self.try_compose(*arguments, **options)
@@ -291,3 +293,49 @@ print(result.id, result.state)
         return self.shell_code(
             f"from marketplace.celery import app; print(app.AsyncResult({task[0]!r}).state)"
         ).strip()
+
+
+#: What stands in production's .env beside the secrets.
+AWS = """
+AWS_ENDPOINT_URL=http://aws:4566
+AWS_ACCESS_KEY_ID=test
+AWS_SECRET_ACCESS_KEY=test
+CHECK_ACTIVE_PROMOS_SECONDS=5
+PROCESS_NOTIFICATION_QUEUE_SECONDS=5
+"""
+
+
+@contextmanager
+def production(folder: Path, failed: Callable[[], bool], environment: str = "") -> Iterator[Stack]:
+    """The production pair with scripts/init-env's secrets, and LocalStack in the place of AWS."""
+    stack = Stack(copy_project(folder), PRODUCTION)
+    # As a clone made under a strict umask has it.
+    run("chmod", "-R", "go-rwx", "compose", cwd=stack.folder)
+    written = run("scripts/init-env", cwd=stack.folder)
+    assert written.returncode == 0, written.stderr
+    with (stack.folder / ".env").open("a") as file:
+        file.write(AWS + environment)
+    with stack.running(failed), _aws(stack):
+        provision = ("python", "promotions/clients/provision.py")
+        stack.compose("run", "--rm", "--no-deps", "-T", "worker", *provision)
+        stack.compose("up", "--detach", "--wait")
+        yield stack
+
+
+@contextmanager
+def _aws(stack: Stack) -> Iterator[None]:
+    name = f"{stack.name}-aws"
+    try:
+        options = ("--detach", "--env", "SERVICES=sns,sqs", "--name", name)
+        assert run("docker", "run", *options, AWS_IMAGE).returncode == 0
+        stack.compose("create", "--build")
+        run("docker", "network", "connect", "--alias", "aws", f"{stack.name}_default", name)
+        ready = ("docker", "exec", name, "curl", "-sf", "localhost:4566/_localstack/init/ready")
+        wait_until(
+            lambda: '"completed": true' in run(*ready).stdout,
+            seconds=120,
+            what="LocalStack in the place of AWS",
+        )
+        yield
+    finally:
+        run("docker", "rm", "--force", "--volumes", name)

@@ -9,50 +9,17 @@ from http.client import HTTPConnection
 import pytest
 
 from tests.redis_commands import DANGEROUS
-from tests.stack.stack import PRODUCTION, Stack, copy_project, run, wait_until
+from tests.stack.stack import PRODUCTION, Stack, production, run, wait_until
 
-SERVICES = {"web", "worker", "beat", "flower", "postgres", "redis"}
+SERVICES = {"proxy", "web", "worker", "beat", "flower", "postgres", "redis"}
 SECRETS = ("DJANGO_SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH")
 TASKS = 200
-
-AWS = """
-AWS_ENDPOINT_URL=http://aws:4566
-AWS_ACCESS_KEY_ID=test
-AWS_SECRET_ACCESS_KEY=test
-CHECK_ACTIVE_PROMOS_SECONDS=5
-PROCESS_NOTIFICATION_QUEUE_SECONDS=5
-"""
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, failed: Callable[[], bool]) -> Iterator[Stack]:
-    stack = Stack(copy_project(tmp_path_factory.mktemp("production")), PRODUCTION)
-    # As a clone made under a strict umask has it.
-    run("chmod", "-R", "go-rwx", "compose", cwd=stack.folder)
-    written = run("scripts/init-env", cwd=stack.folder)
-    assert written.returncode == 0, written.stderr
-    with (stack.folder / ".env").open("a") as file:
-        file.write(AWS)
-    aws = f"{stack.name}-aws"
-    with stack.running(failed):
-        try:
-            image = "localstack/localstack:4.14.0"
-            options = ("--detach", "--env", "SERVICES=sns,sqs", "--name", aws)
-            assert run("docker", "run", *options, image).returncode == 0
-            stack.compose("create", "--build")
-            run("docker", "network", "connect", "--alias", "aws", f"{stack.name}_default", aws)
-            ready = ("docker", "exec", aws, "curl", "-sf", "localhost:4566/_localstack/init/ready")
-            wait_until(
-                lambda: '"completed": true' in run(*ready).stdout,
-                seconds=120,
-                what="LocalStack in the place of AWS",
-            )
-            provision = ("python", "promotions/clients/provision.py")
-            stack.compose("run", "--rm", "--no-deps", "-T", "worker", *provision)
-            stack.compose("up", "--detach", "--wait")
-            yield stack
-        finally:
-            run("docker", "rm", "--force", "--volumes", aws)
+    with production(tmp_path_factory.mktemp("production"), failed) as stack:
+        yield stack
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +76,14 @@ def test_who_guesses_passwords_is_told_to_wait(stack: Stack) -> None:
     assert stack.shell_code(code) == "[401, 401, 401, 401, 401, 429]\n"
 
 
-def test_no_port_but_webs_is_open_on_the_host(stack: Stack) -> None:
+def test_no_port_but_the_proxys_is_open_on_the_host(stack: Stack) -> None:
     published = {
         (service, port, binding["HostIp"])
         for service, container in stack.containers().items()
         for port, bindings in (container["NetworkSettings"]["Ports"] or {}).items()
         for binding in bindings or ()
     }
-    assert published == {("web", "8000/tcp", "127.0.0.1")}
+    assert published == {("proxy", "8080/tcp", "127.0.0.1")}
 
 
 def test_a_promo_opens_and_is_delivered(stack: Stack) -> None:
@@ -400,7 +367,7 @@ def test_secrets_of_any_characters(stack: Stack, failed: Callable[[], bool]) -> 
     file.rename(stack.folder / ".env")
     try:
         with other.running(failed):
-            other.compose("up", "--detach", "--wait", "web", "flower")
+            other.compose("up", "--detach", "--wait", "proxy", "flower")
             assert other.http("/readyz")[0] == 200
             assert other.execute("redis", "redis-cli", "ping") == "PONG\n"
             printed = other.execute(

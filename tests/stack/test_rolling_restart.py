@@ -1,0 +1,270 @@
+"""`scripts/rolling-restart` on the production stack, with visitors and tasks all the while."""
+
+import json
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.stack.stack import Stack, production, run, wait_until
+from tests.visitors import Visitors
+
+OURS = ("web", "worker", "beat", "flower")
+#: As many seconds as one task takes.
+TASK = 8
+
+#: A file of a release, and in it what is replaced by what.
+Edits = Mapping[str, tuple[str, str]]
+NOT_READY: Edits = {"marketplace/health.py": ("ready = set(", "ready = False and set(")}
+NO_START: Edits = {"marketplace/asgi.py": ("import os\n", "import os\nimport nothing_at_all\n")}
+BAD_MIGRATION = """
+from django.db import migrations
+
+class Migration(migrations.Migration):
+    dependencies = [("promotions", "0002_functions_and_triggers")]
+    operations = [migrations.RunSQL("SELECT nonsense", "")]
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, failed: Callable[[], bool]) -> Iterator[Stack]:
+    folder = tmp_path_factory.mktemp("rolling")
+    with production(folder, failed, f"SQS_WAIT_SECONDS={TASK}\n") as stack:
+        stack.make_staff()
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def cookie(stack: Stack) -> str:
+    return stack.shell_code("""
+from django.contrib.auth.models import User
+from django.test import Client
+
+client = Client()
+client.force_login(User.objects.get(username="staff"))
+print(*(f"{cookie.key}={cookie.value}" for cookie in client.cookies.values()), sep="; ")
+""").strip()
+
+
+@pytest.fixture
+def visitors(stack: Stack, cookie: str) -> Visitors:
+    return Visitors(int(stack.ports["HOST_PORT_WEB"]), stack.token, cookie)
+
+
+@pytest.fixture
+def release(stack: Stack) -> Iterator[Callable[..., str]]:
+    """Builds an image of the source with some edits, and new files; gives its name."""
+    images = []
+
+    def build(name: str, edits: Edits, files: Mapping[str, str] | None = None) -> str:
+        image = f"{stack.name}:{name}"
+        texts = {file: (stack.folder / file).read_text() for file in edits}
+        try:
+            for file, (old, new) in edits.items():
+                assert old in texts[file], file
+                (stack.folder / file).write_text(texts[file].replace(old, new, 1))
+            for file, text in (files or {}).items():
+                (stack.folder / file).write_text(text)
+            stack.compose("build", "--quiet", variables={"APP_IMAGE": image})
+        finally:
+            for file, text in texts.items():
+                (stack.folder / file).write_text(text)
+            for file in files or {}:
+                (stack.folder / file).unlink()
+        images.append(image)
+        return image
+
+    yield build
+    for image in images:
+        if stack.variables.get("APP_IMAGE") != image:
+            run("docker", "image", "rm", image)
+
+
+def restart(
+    stack: Stack, image: str = "", *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    more = variables | ({"APP_IMAGE": image} if image else {})
+    return stack.try_run("scripts/rolling-restart", *arguments, variables=more)
+
+
+def ids(stack: Stack) -> dict[str, str]:
+    """Each service's container, but for `migrate`, which runs anew."""
+    found = {service: container["Id"] for service, container in stack.containers().items()}
+    del found["migrate"]
+    return found
+
+
+def templates(stack: Stack) -> list[str]:
+    printed = stack.shell_code("""
+import json
+from task_manager.models import TaskTemplate
+
+print(json.dumps(list(TaskTemplate.objects.order_by("name").values_list("name", flat=True))))
+""")
+    names: list[str] = json.loads(printed)
+    return names
+
+
+def spans(stack: Stack, task_ids: list[str]) -> dict[str, tuple[float, float]]:
+    """Of each worker, when its first of these tasks began and its last one ended."""
+    printed = stack.shell_code(f"""
+import json
+from task_manager.models import TaskExecution
+
+found = {{}}
+for task in TaskExecution.objects.filter(task_id__in={task_ids!r}):
+    began, ended = task.started_at.timestamp(), task.finished_at.timestamp()
+    first, last = found.get(task.worker, (began, ended))
+    found[task.worker] = min(first, began), max(last, ended)
+print(json.dumps(found))
+""")
+    return {worker: (first, last) for worker, (first, last) in json.loads(printed).items()}
+
+
+def test_a_new_image_takes_over_without_a_failed_request_or_a_lost_task(
+    stack: Stack, visitors: Visitors, release: Callable[..., str]
+) -> None:
+    image = release("new", {"marketplace/health.py": ('{"status": "ok"}', '{"status": "new"}')})
+    before = ids(stack)
+    with visitors:
+        visitors.wait_for_more()
+        tasks = stack.shell_code(
+            "from promotions.tasks import process_notification_queue as task\n"
+            "print(*(task.delay().id for _ in range(24)))"
+        ).split()
+        done = restart(stack, image)
+        visitors.wait_for_more()
+    stack.variables["APP_IMAGE"] = image
+    assert done.returncode == 0, done.stderr
+    assert visitors.failures == []
+    assert visitors.returns >= 1
+    assert templates(stack) == sorted(visitors.made)
+
+    assert stack.http("/healthz") == (200, '{"status": "new"}')
+    images = {name: item["Config"]["Image"] for name, item in stack.containers().items()}
+    for service, container in ids(stack).items():
+        is_ours = service in OURS
+        assert (images[service] == image) == is_ours == (container != before[service]), service
+    assert set(stack.states().values()) == {"healthy", "exit 0"}
+
+    stack.wait_for_ends(tasks, seconds=120)
+    (_, old_ended), (new_began, _) = sorted(spans(stack, tasks).values())
+    assert new_began < old_ended, "there was a time without a worker"
+
+
+def test_going_up_again_changes_nothing(stack: Stack) -> None:
+    before = ids(stack)
+    stack.compose("up", "--detach", "--wait")
+    assert ids(stack) == before
+
+
+def test_a_hup_in_the_container_fails_no_request(stack: Stack, visitors: Visitors) -> None:
+    """The image's Python is another one than that of the tests without Docker."""
+    (web,) = stack.compose("ps", "--quiet", "web").split()
+
+    def started() -> int:
+        logs = run("docker", "logs", web)
+        return (logs.stdout + logs.stderr).count("server listening on unix")
+
+    with visitors:
+        for _ in range(5):
+            visitors.wait_for_more()
+            goal = started() + 2
+            assert run("docker", "kill", "--signal", "HUP", web).returncode == 0
+            wait_until(lambda goal=goal: started() >= goal, seconds=90, what="new processes")  # type: ignore[misc]
+        visitors.wait_for_more()
+    assert visitors.failures == []
+
+
+@pytest.mark.parametrize(
+    ("edits", "reason"),
+    [(NO_START, "No module named 'nothing_at_all'"), (NOT_READY, "ASGI server listening")],
+    ids=["does not start", "is not ready"],
+)
+def test_the_old_goes_on_when_the_new_is_broken(
+    stack: Stack, visitors: Visitors, release: Callable[..., str], edits: Edits, reason: str
+) -> None:
+    image = release("broken", edits)
+    before = ids(stack)
+    with visitors:
+        done = restart(stack, image, HEALTHY_WITHIN="30")
+        visitors.wait_for_more()
+    assert visitors.failures == []
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert "error: the new web did not become healthy" in done.stderr
+    assert ids(stack) == before
+
+
+def test_the_old_goes_on_when_a_migration_fails(stack: Stack, release: Callable[..., str]) -> None:
+    image = release("broken", {}, {"promotions/migrations/0900_broken.py": BAD_MIGRATION})
+    before = ids(stack)
+    done = restart(stack, image)
+    assert done.returncode == 1
+    assert 'column "nonsense" does not exist' in done.stderr
+    assert (
+        "error: the migrations failed (above, their last words); no service was restarted"
+        in done.stderr
+    )
+    assert ids(stack) == before
+
+
+def test_one_that_is_interrupted_takes_back_what_it_began(
+    stack: Stack, release: Callable[..., str]
+) -> None:
+    image = release("broken", NOT_READY)
+    before = ids(stack)
+    webs = len(stack.compose("ps", "--quiet", "web").split())
+    with stack.start("scripts/rolling-restart", variables={"APP_IMAGE": image}) as script:
+        wait_until(
+            lambda: len(stack.compose("ps", "--quiet", "web").split()) > webs,
+            seconds=120,
+            what="a second web",
+        )
+        script.send_signal(signal.SIGTERM)
+        assert script.wait(60) != 0
+    assert ids(stack) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "code", "error"),
+    [
+        (["nonsense"], {}, 2, "Usage: scripts/rolling-restart"),
+        (["proxy"], {}, 2, "Usage: scripts/rolling-restart"),
+        ([], {"APP_IMAGE": "no-such-image"}, 1, "error: there is no image no-such-image here"),
+        ([], {"HEALTHY_WITHIN": "soon"}, 1, "error: HEALTHY_WITHIN=soon: expected seconds"),
+        ([], {"COMPOSE_FILE": "docker-compose.yml"}, 1, "error: COMPOSE_FILE names no production"),
+        ([], {"COMPOSE_PROJECT_NAME": "nobody"}, 1, "error: there is no running proxy"),
+        ([], {"REDIS_PASSWORD": ""}, 1, "required variable REDIS_PASSWORD is missing"),
+        ([], {"DOCKER_HOST": "unix:///nowhere"}, 1, "error: no Docker engine answers"),
+    ],
+)
+def test_what_is_wrong_is_named_before_anything_changes(
+    stack: Stack, arguments: list[str], variables: dict[str, str], code: int, error: str
+) -> None:
+    before = ids(stack)
+    done = restart(stack, "", *arguments, **variables)
+    assert (done.returncode, error in done.stderr) == (code, True), done.stderr
+    assert ids(stack) == before
+
+
+def test_what_changed_and_was_not_restarted_is_named(stack: Stack) -> None:
+    file = Path(stack.folder, ".env")
+    before = file.read_text()
+    file.write_text(before + "PROXY_MAX_BODY_SIZE=1m\n")
+    try:
+        done = restart(stack, "", "flower")
+    finally:
+        file.write_text(before)
+    assert done.returncode == 0, done.stderr
+    assert "The settings of proxy changed, too" in done.stdout
+
+
+def test_help_needs_nothing(stack: Stack) -> None:
+    done = run(
+        str(stack.folder / "scripts" / "rolling-restart"), "--help", env={"PATH": "/bin:/usr/bin"}
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "docs/upgrading.md" in done.stdout
