@@ -13,7 +13,6 @@ from marketplace.masking import MASK
 from task_manager import entries
 from task_manager.clients import stream
 from task_manager.clients.stream import Reader, backlog, writer
-from task_manager.entries import MASK
 from task_manager.models import UNFINISHED, TaskExecution
 from task_manager.services import executions, reconciliation
 from task_manager.services.reconciliation import executions_reconcile

@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 import pytest
 
 from tests.redis_commands import DANGEROUS
-from tests.stack.stack import PRODUCTION, Stack, production, run, wait_until
+from tests.stack.stack import PRODUCTION, Stack, copy_project, production, run, wait_until
 
 SERVICES = {"proxy", "web", "worker", "beat", "flower", "postgres", "redis"}
 SECRETS = ("DJANGO_SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH")
