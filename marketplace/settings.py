@@ -366,7 +366,6 @@ CELERY_RESULT_EXPIRES = 86_400
 CELERY_TASK_TRACK_STARTED = True
 CELERY_TASK_SOFT_TIME_LIMIT = 240
 CELERY_TASK_TIME_LIMIT = 300
-CELERY_WORKER_CONSUMER = "marketplace.consumer:Consumer"
 CELERY_WORKER_POOL_RESTARTS = True
 CELERY_WORKER_CONSUMER = "marketplace.unknown_tasks:Consumer"
 CELERY_WORKER_LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"

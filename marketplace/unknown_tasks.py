@@ -15,8 +15,9 @@ from typing import Any
 import redis
 from celery import signals
 from celery.utils.time import maybe_iso8601
-from celery.worker.consumer import consumer
 from django.conf import settings
+
+from marketplace import consumer
 
 logger = logging.getLogger(__name__)
 

@@ -38,6 +38,8 @@ def worker(worker_database, tmp_path_factory) -> Iterator[Path]:
         PYTHONPATH=EXAMPLES,
         CELERY_IMPORTS="probe",
         CELERY_TASK_ACKS_LATE="1",
+        # What it does not know has no time to become known.
+        TASK_UNKNOWN_SECONDS="0",
     ) as process:
         wait_until(lambda: b" ready." in log.read_bytes(), what="the worker is ready")
         yield log

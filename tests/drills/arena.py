@@ -15,7 +15,7 @@ from typing import Any
 from tests.stack.stack import Stack, run, wait_until
 
 FILES = ("docker-compose.yml", "docker-compose.prod.yml", "tests/drills/docker-compose.yml")
-SERVICES = ("web", "worker", "beat", "flower", "postgres", "redis", "aws")
+SERVICES = ("proxy", "web", "worker", "beat", "flower", "postgres", "redis", "aws")
 
 _COUNTS = """
     SELECT json_build_object(
