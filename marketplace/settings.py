@@ -57,7 +57,7 @@ def refuse_public(name: str, value: str) -> None:
 
 
 SECRET_KEY = secret("DJANGO_SECRET_KEY") or DEVELOPMENT_KEY
-if len(SECRET_KEY.encode()) < SECRET_KEY_BYTES:
+if not DEBUG and len(SECRET_KEY.encode()) < SECRET_KEY_BYTES:
     raise ImproperlyConfigured(
         f"DJANGO_SECRET_KEY is too short: {len(SECRET_KEY.encode())} bytes, and at least "
         f"{SECRET_KEY_BYTES} are needed (scripts/init-env writes a fresh one)."
