@@ -176,4 +176,6 @@ HEADERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "stamped_headers": (_is_names_or_none, "a list of names"),
     "stamps": (_is_object_or_none, "an object"),
     "published_at": (_is_seconds_or_none, "a time in seconds"),
+    "unknown_since": (_is_seconds_or_none, "a time in seconds"),
+    "periodic": (_is_name_or_none, "a text of 1 to 255 characters"),
 }
