@@ -144,6 +144,7 @@ def run_drill(place: Arena, drill: Drill) -> Outcome:
                 counts = _settled(place)
         finally:
             publisher.kill()
+            publisher.wait()
     settled = time.monotonic() - broken_at
     away = len(place.unhealthy())
     return Outcome(drill, watch.longest, settled, counts, buyers.completed, away)

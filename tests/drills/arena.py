@@ -150,21 +150,22 @@ class Arena:
 
     def publisher(self, way: str) -> "subprocess.Popen[bytes]":
         """In a container of its own, which nobody kills."""
-        return self._aside("publish", str(self.tasks), way)
+        return self._aside("publish", str(self.tasks), way, stdout=subprocess.DEVNULL)
 
     def flood(self, seconds: float) -> dict[str, int]:
-        output, _ = self._aside("flood", str(seconds)).communicate()
+        process = self._aside("flood", str(seconds), stdout=subprocess.PIPE)
+        output, _ = process.communicate()
         counts: dict[str, int] = json.loads(output)
         return counts
 
     def _inside(self, *command: str) -> str:
         return self.stack.execute("web", "python", "-m", "drill", *command)
 
-    def _aside(self, *command: str) -> "subprocess.Popen[bytes]":
+    def _aside(self, *command: str, stdout: int) -> "subprocess.Popen[bytes]":
         return self.stack.start(
             *("docker", "compose", "run", "--rm", "--no-deps", "-T", "web"),
             *("python", "-m", "drill", *command),
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=subprocess.DEVNULL,
         )
 
