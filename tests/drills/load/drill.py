@@ -15,7 +15,7 @@ import time
 from datetime import timedelta
 
 from celery import shared_task
-from django.db import connection
+from django.db import Error, connection
 
 PUBLISH_SECONDS = 40
 UNITS = 300
@@ -42,7 +42,8 @@ LEAVE_ROW = """
 PUBLISHED = "UPDATE drill_order SET published = true WHERE number = %s"
 
 
-@shared_task(name="drill.leave_row")
+# PostgreSQL may be away while it runs.
+@shared_task(name="drill.leave_row", autoretry_for=(Error,), retry_backoff=1, max_retries=9)
 def leave_row(number):
     """Leave one row, however often this runs."""
     with connection.cursor() as cursor:
