@@ -393,7 +393,7 @@ def test_secrets_in_files_are_shown_by_no_container_and_can_be_changed(
     secrets["Flower's password"] = secrets["FLOWER_BASIC_AUTH"].partition(":")[2]
     secrets["AWS"] = "the-secret-of-aws"
     with other.running(failed):
-        other.compose("up", "--detach", "--wait", "web", "worker", "flower")
+        other.compose("up", "--detach", "--wait", "proxy", "worker", "flower")
         assert other.http("/readyz")[0] == 200
         assert other.execute("redis", "redis-cli", "ping") == "PONG\n"
         key = "import boto3; print(boto3.Session().get_credentials().secret_key)"
