@@ -26,6 +26,13 @@ EXAMPLES = str(Path(__file__).parent / "examples")
 TRAP = Path("/tmp/flash-promos-test-trap")  # noqa: S108
 
 
+@pytest.fixture(autouse=True)
+def _no_queue_is_left() -> Iterator[None]:
+    """Celery remembers each that was published to."""
+    yield
+    current_app.amqp.queues.pop("unread", None)
+
+
 @pytest.fixture(scope="module")
 def worker(worker_database, tmp_path_factory) -> Iterator[Path]:
     """A worker for the whole module; its log."""
@@ -57,7 +64,6 @@ def client() -> Iterator[redis.Redis]:
 def good(client) -> dict[str, Any]:
     """A task's message as it stands in Redis."""
     current_app.send_task("probe.trace", ("stranger",), queue="unread")
-    current_app.amqp.queues.pop("unread")
     message: dict[str, Any] = json.loads(client.rpop("unread"))
     message["properties"]["delivery_info"]["routing_key"] = "default"
     return message

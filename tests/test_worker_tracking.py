@@ -28,6 +28,8 @@ def worker(worker_database, tmp_path_factory) -> Iterator[Path]:
         log=log,
         PYTHONPATH=EXAMPLES,
         CELERY_IMPORTS=TASKS,
+        # What no worker knows has no time to become known.
+        TASK_UNKNOWN_SECONDS="0",
     ):
         wait_until(lambda: b" ready." in log.read_bytes(), what="the worker is ready")
         yield log
