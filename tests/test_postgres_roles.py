@@ -10,7 +10,7 @@ from typing import Any
 import psycopg2
 import pytest
 
-from deploy.embedded.servers import Postgres, ServerError, free_port, listens
+from deploy.embedded.servers import Postgres, ServerError, free_port
 from tests.processes import wait_until
 
 PASSWORD = """it's "odd" \\ $1 %s"""
@@ -22,7 +22,7 @@ def serving(server: Postgres) -> Iterator[Postgres]:
     with log.open("ab") as output:
         process = subprocess.Popen(server.command(), stdout=output, stderr=output)
     try:
-        wait_until(lambda: listens(server.port), what="PostgreSQL listens")
+        wait_until(lambda: b"ready to accept connections" in log.read_bytes(), what="it is ready")
         yield server
     finally:
         process.terminate()

@@ -175,7 +175,7 @@ def test_inspect_shows_no_secret_even_of_a_stranger_s_message(worker):
     send("ana", SECRET, pause=15)
     with closing(Celery("foreign", broker=settings.REDIS_URL, set_as_current=False)) as app:
         app.conf.task_default_queue = "default"
-        result = app.send_task("probe.sign_in", ("bea", SECRET), {"pause": 4})
+        result = app.send_task("probe.sign_in", ("bea", SECRET), {"pause": 15})
         late = app.send_task("probe.sign_in", ("eva", SECRET), countdown=3600)
     rows = TaskExecution.objects.filter(pk=result.id, status="STARTED")
     wait_until(rows.exists, what="it runs")

@@ -13,8 +13,8 @@ from celery import current_app
 from django.utils import timezone
 
 from task_manager.models import DeadLetter, TaskExecution
-from task_manager.services.requeue import dead_letter_requeue
 from task_manager.services.reconciliation import executions_reconcile
+from task_manager.services.requeue import dead_letter_requeue
 from tests.processes import celery, wait_until
 from tests.test_worker_cancel import running, traces
 from tests.test_worker_leases import LATE, SHORT

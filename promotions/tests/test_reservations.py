@@ -42,14 +42,19 @@ def test_a_hold_lasts_as_long_as_the_setting_says(make_promo, make_shopper, sett
     ("promo", "shopper", "refusal"),
     [
         ({"status": "SCHEDULED"}, {}, exceptions.PromoNotActive),
-        ({"starts_at": timezone.now() + timedelta(minutes=30)}, {}, exceptions.PromoNotActive),
-        ({"ends_at": timezone.now() - timedelta(seconds=1)}, {}, exceptions.PromoNotActive),
+        ({"starts_at": timedelta(minutes=30)}, {}, exceptions.PromoNotActive),
+        ({"ends_at": timedelta(seconds=-1)}, {}, exceptions.PromoNotActive),
         ({"eligible_segments": ["new"]}, {}, exceptions.NotEligible),
         ({}, {"latitude": 19.5}, exceptions.TooFar),
         ({}, {"latitude": None, "longitude": None}, exceptions.TooFar),
     ],
 )
 def test_a_hold_is_refused_with_its_reason(make_promo, make_shopper, promo, shopper, refusal):
+    now = timezone.now()
+    promo = {
+        name: now + value if isinstance(value, timedelta) else value
+        for name, value in promo.items()
+    }
     with pytest.raises(refusal):
         hold(make_promo(**promo), make_shopper(**shopper))
     assert not Reservation.objects.exists()
