@@ -1,6 +1,11 @@
-"""Typed reading of environment variables, with one clear error for a wrong one."""
+"""Typed reading of environment variables, with one clear error for a wrong one.
+
+Whoever sets `ENV_FILE`, as deploy/supervisor does, gives this file's variables to each process
+that starts, as they are then; they win over the others.
+"""
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -8,6 +13,19 @@ from typing import Any, TypeVar
 from django.core.exceptions import ImproperlyConfigured
 
 T = TypeVar("T")
+
+
+def read_file(path: str) -> dict[str, str]:
+    """Each NAME=value of an environment file as it stands: nothing in a value is evaluated."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ImproperlyConfigured(f"ENV_FILE={path}: {error}") from error
+    return dict(re.findall(r"^([A-Za-z_][A-Za-z0-9_]*)=(.*)$", text, re.MULTILINE))
+
+
+if "ENV_FILE" in os.environ:
+    os.environ.update(read_file(os.environ["ENV_FILE"]))
 
 _BOOLEANS = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(
     ("0", "false", "no", "off"), False

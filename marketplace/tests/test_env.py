@@ -1,5 +1,10 @@
 """Variables are read typed, and a wrong one is named."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
@@ -55,3 +60,29 @@ def test_what_was_read_is_declared_with_its_default():
     env = Env({})
     env.integer("N", 7)
     assert env.declared == {"N": 7}
+
+
+# --- ENV_FILE ---
+def started_with(file: Path, **environ: str) -> "subprocess.CompletedProcess[str]":
+    """A process of the project, which prints its region."""
+    code = "import marketplace, os; print(os.environ['AWS_DEFAULT_REGION'])"
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | environ | {"ENV_FILE": str(file)},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_variables_of_a_file_reach_each_process_as_they_stand(tmp_path):
+    file = tmp_path / "env"
+    file.write_text("# why\n\nAWS_DEFAULT_REGION=a b$HOME\"'#\nnot a variable\n")
+    assert started_with(file).stdout == "a b$HOME\"'#\n"
+    file.write_text("AWS_DEFAULT_REGION=mars-1\n")
+    assert started_with(file, AWS_DEFAULT_REGION="moon-1").stdout == "mars-1\n"
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    done = started_with(tmp_path / "none")
+    assert done.returncode == 1
+    assert f"ENV_FILE={tmp_path}/none: " in done.stderr
