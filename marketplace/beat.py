@@ -25,6 +25,9 @@ class Scheduler(RedBeatScheduler):  # type: ignore[misc]
     Of each entry one message waits: while no worker takes it, another would only pile up.
     """
 
+    lock: Any
+    lock_key: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # RedBeat shall neither wait for it nor fail for want of it: see `_leads`.

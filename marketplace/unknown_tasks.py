@@ -30,6 +30,9 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 class Consumer(consumer.Consumer):
     """The worker's own, as the setting `worker_consumer` names it."""
 
+    connection_errors: Any
+    qos: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: The timers of the messages that are held meanwhile, by delivery tag.

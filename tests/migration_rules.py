@@ -13,8 +13,8 @@ from django.db import connection
 from django.db.migrations import Migration
 from django.db.migrations.loader import MigrationLoader
 from django_migration_linter import MigrationLinter
-from django_migration_linter.sql_analyser import PostgresqlAnalyser
 from django_migration_linter.sql_analyser.base import Check, CheckMode, CheckType, Issue
+from django_migration_linter.sql_analyser.postgresql import PostgresqlAnalyser
 
 #: Codes of the linter that are matters of style.
 STYLE = ("RUNPYTHON_ARGS_NAMING_CONVENTION", "RUNPYTHON_MODEL_VARIABLE_NAME")

@@ -23,7 +23,9 @@ def wait_until(condition: Callable[[], object], *, seconds: float = 30, what: st
         time.sleep(0.05)
 
 
-def celery(*arguments: str, log: Path, project: Path | None = None, **environ: str) -> Running:
+def celery(
+    *arguments: str, log: Path, project: Path | str | None = None, **environ: str
+) -> Running:
     """`celery -A marketplace ARGUMENTS`, warmly stopped at the end."""
     command = ("-m", "celery", "-A", "marketplace", *arguments)
     return running(*command, log=log, project=project, **environ)
@@ -31,7 +33,7 @@ def celery(*arguments: str, log: Path, project: Path | None = None, **environ: s
 
 @contextmanager
 def running(
-    *arguments: str, log: Path, project: Path | None = None, **environ: str
+    *arguments: str, log: Path, project: Path | str | None = None, **environ: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """`python ARGUMENTS` on the test's own database and broker, stopped at the end."""
     with log.open("ab") as output:

@@ -4,6 +4,7 @@ import copy
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from django.conf import settings
@@ -108,7 +109,7 @@ def project(tmp_path):
     return copy_project(tmp_path)
 
 
-def record(project, *arguments):
+def record(project: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [project / "scripts" / "record-release", *arguments],
         env={"PATH": "/usr/bin:/bin", "VENV": sys.prefix},

@@ -138,7 +138,7 @@ def test_one_that_expires_meanwhile_is_revoked(broker, tmp_path):
         result = current_app.send_task("probe.trace", ["early"], expires=expires)
         task = row(result.id, "REVOKED")
     assert task.error == "The task was expired."
-    assert result.state == "REVOKED"
+    assert str(result.state) == "REVOKED"
     assert not DeadLetter.objects.exists()
     assert broker.hlen("unacked") == broker.llen("default") == 0
 

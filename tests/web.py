@@ -90,7 +90,7 @@ def web(
     folder: Path,
     *,
     application: str = "marketplace.asgi",
-    project: Path | None = None,
+    project: Path | str | None = None,
     **environ: str,
 ) -> Iterator[Web]:
     """gunicorn as it runs everywhere; nothing may have gone wrong in it by the end."""

@@ -73,11 +73,15 @@ def trusts(proxy: Stack) -> bool:
 
 
 def ask(
-    proxy: Stack, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str
+    proxy: Stack,
+    path: str = "/",
+    method: str = "GET",
+    body: bytes = b"",
+    headers: dict[str, str] | None = None,
 ) -> tuple[int, str, dict[str, str]]:
     """The status, what the web said of its request, and the headers of the answer."""
     http = HTTPConnection("127.0.0.1", int(proxy.ports["HOST_PORT_WEB"]), timeout=30)
-    http.request(method, path, body, headers)
+    http.request(method, path, body, headers or {})
     answer = http.getresponse()
     text = answer.read().decode()
     http.close()
@@ -86,7 +90,7 @@ def ask(
 
 def seen(proxy: Stack, **headers: str) -> dict[str, str]:
     """The request's headers as the web sees them."""
-    status, text, _ = ask(proxy, **headers)
+    status, text, _ = ask(proxy, headers=headers)
     assert status == 200, text
     found: dict[str, str] = json.loads(text)["headers"]
     return found
