@@ -31,7 +31,8 @@ ADVICE = {
     "CREATE_INDEX": "use AddIndexConcurrently",
     "CREATE_INDEX_EXCLUSIVE": "put the index into a migration of its own",
     "DROP_INDEX": "use RemoveIndexConcurrently",
-    "VALIDATED_CONSTRAINT": "use AddConstraintNotValid, and ValidateConstraint a migration later",
+    "VALIDATED_CONSTRAINT": "add it NOT VALID (a check by AddConstraintNotValid), "
+    "and validate it a migration later",
     "RUNPYTHON_REVERSIBLE": "give it a reverse_code, be it RunPython.noop",
     "RUNSQL_REVERSIBLE": "give it a reverse_sql, be it RunSQL.noop",
 }

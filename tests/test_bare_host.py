@@ -23,6 +23,7 @@ from deploy.embedded.servers import free_port
 from deploy.embedded.supervisor import call
 from task_manager.models import TaskTemplate
 from tests.processes import control, wait_until
+from tests.stack.stack import copy_project
 from tests.test_worker_cancel import traces
 from tests.test_worker_leases import LATE, SHORT
 from tests.test_worker_tracking import EXAMPLES, TASKS, row, send
@@ -51,6 +52,15 @@ class Host:
         self.variables |= variables
         text = "".join(f"{name}={value}\n" for name, value in self.variables.items())
         self.env_file.write_text(text)
+
+    def supervisorctl(self, *arguments: str) -> None:
+        socket = f"unix://{self.folder}/supervisor.sock"
+        subprocess.run(
+            [Path(sys.prefix, "bin", "supervisorctl"), "-s", socket, *arguments],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            timeout=120,
+        )
 
     def call(self, method: str, *arguments: Any) -> Any:
         return call(self.folder / "supervisor.sock", method, *arguments)
@@ -154,7 +164,7 @@ def test_hup_gives_the_web_new_settings_and_fails_nobody(
             stream.wait_for_more()
             assert metrics(host, "rosebud") != 200
             host.configure(METRICS_TOKEN="rosebud")
-            host.call("signalProcess", "web", "HUP")
+            host.supervisorctl("signal", "HUP", "web")
             wait_until(lambda: metrics(host, "rosebud") == 200, seconds=90, what="new settings")
             stream.wait_for_more()
     assert stream.failures == []
@@ -172,8 +182,7 @@ def metrics(host: Host, token: str) -> int:
 def test_a_restarted_worker_has_new_settings(tmp_path):
     with bare_host(tmp_path) as host:
         host.configure(CELERY_RESULT_EXPIRES="4321")
-        host.call("stopProcess", "worker")
-        host.call("startProcess", "worker")
+        host.supervisorctl("restart", "worker", "beat", "flower")
         wait_until(
             lambda: '"CELERY_RESULT_EXPIRES": 4321' in control("inspect", "conf").stdout,
             seconds=60,
@@ -194,3 +203,26 @@ def test_a_killed_program_is_started_again(tmp_path):
                 seconds=60,
                 what=f"{name} runs again",
             )
+
+
+def test_new_code_can_be_checked_before_it_is_started(tmp_path):
+    project = copy_project(tmp_path / "project")
+    file = tmp_path / "env"
+    file.write_text("DJANGO_LANGUAGE_CODE=es\n")
+
+    def check() -> "subprocess.CompletedProcess[str]":
+        command = ("-m", "gunicorn", "--check-config", "--config", "deploy/gunicorn.conf.py")
+        return subprocess.run(
+            [sys.executable, *command, "marketplace.asgi"],
+            cwd=project,
+            env=os.environ | {"ENV_FILE": str(file), "DJANGO_STATIC_ROOT": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+
+    assert check().returncode == 0
+    file.write_text("WEB_THREADS=many\n")
+    assert "WEB_THREADS='many'" in check().stderr
+    file.write_text("")
+    (project / "marketplace" / "asgi.py").write_text("nonsense")
+    assert check().returncode != 0
