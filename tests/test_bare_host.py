@@ -93,6 +93,8 @@ def bare_host(folder: Path, **variables: str) -> Iterator[Host]:
         POSTGRES_DB=str(connection.settings_dict["NAME"]),
         WEB_BIND=f"127.0.0.1:{host.port}",
         FLOWER_PORT=str(free_port()),
+        FLOWER_BASIC_AUTH="ops:a-long-password",
+        DJANGO_HTTPS="0",
         CELERY_WORKER_CONCURRENCY="1",
         CELERY_IMPORTS=TASKS,
         PYTHONPATH=EXAMPLES,

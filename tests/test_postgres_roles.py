@@ -19,7 +19,7 @@ PASSWORD = """it's "odd" \\ $1 %s"""
 @contextmanager
 def serving(server: Postgres) -> Iterator[Postgres]:
     log = server.data.parent / "log"
-    with log.open("ab") as output:
+    with log.open("wb") as output:  # of this start alone
         process = subprocess.Popen(server.command(), stdout=output, stderr=output)
     try:
         wait_until(lambda: b"ready to accept connections" in log.read_bytes(), what="it is ready")

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import requests
+from celery import current_app
 from django.core.cache import cache
 
 from deploy.embedded.servers import free_port
 from task_manager.clients import flower
 from tests.processes import celery, wait_until
+from tests.servers import operator
 
 pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
 
@@ -63,6 +65,25 @@ def test_without_flower_the_workers_answer_themselves(worker, client, settings):
         "workers": None,
         "tasks": None,
     }
+
+
+def test_the_workers_answer_after_redis_has_closed_every_connection(worker, client, settings):
+    settings.FLOWER_URL = f"http://127.0.0.1:{free_port()}"
+    database = str(current_app.connection_for_write().virtual_host)
+
+    def names() -> list[str]:
+        cache.clear()
+        response = client.get("/api/tasks/workers/")
+        assert response.status_code == 200, response.content
+        return [found["name"] for found in response.json()]
+
+    with operator(settings.REDIS_URL) as redis:
+        for _ in range(3):
+            wait_until(lambda: names() == [worker], what="the worker is back")
+            for other in redis.client_list():
+                if other["db"] == database and int(other["id"]) != redis.client_id():
+                    redis.client_kill_filter(_id=other["id"])
+    wait_until(lambda: names() == [worker], what="the worker is back")
 
 
 def test_flower_with_a_login_tells_all(worker, client, settings, tmp_path):

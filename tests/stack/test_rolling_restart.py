@@ -253,7 +253,7 @@ def test_what_is_wrong_is_named_before_anything_changes(
 def test_what_changed_and_was_not_restarted_is_named(stack: Stack) -> None:
     file = Path(stack.folder, ".env")
     before = file.read_text()
-    file.write_text(before + "PROXY_MAX_BODY_SIZE=1m\n")
+    file.write_text(before + "PROXY_TRUST_FORWARDED=0\n")
     try:
         done = restart(stack, "", "flower")
     finally:
