@@ -22,6 +22,11 @@ from tests.servers import operator
 HERE = (19.4326, -99.1332)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What waits for workers comes first: no process is left with a long file at the end."""
+    items.sort(key=lambda item: item.get_closest_marker("worker") is None)
+
+
 @pytest.fixture
 def make_store(db: None) -> Callable[..., Store]:
     def make(**fields: Any) -> Store:

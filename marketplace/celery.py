@@ -42,9 +42,7 @@ class App(Celery):
         return super().send_task(name, args, kwargs, *rest, **options)
 
 
-app = App(
-    "marketplace", task_cls="marketplace.task:Task", control="marketplace.control:Control"
-)
+app = App("marketplace", task_cls="marketplace.task:Task", control="marketplace.control:Control")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 app.steps["consumer"].add(Lease)

@@ -18,6 +18,8 @@ from websockets.sync.client import connect
 RESTART = 1012
 #: Seconds that an answer may take while processes start on a busy machine.
 PATIENCE = 120
+#: As a proxy that speaks HTTPS says.
+BY_HTTPS = {"X-Forwarded-Proto": "https"}
 
 
 @dataclass
@@ -103,7 +105,10 @@ class Visitors(AbstractContextManager["Visitors"]):
     def _ask(
         self, http: HTTPConnection, method: str, path: str, *, keep: bool, body: str | None = None
     ) -> bool:
-        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"}
+        headers = BY_HTTPS | {
+            "Authorization": f"Bearer {self.token}",
+            "Content-Type": "application/json",
+        }
         if not keep:
             headers["Connection"] = "close"
         http.request(method, path, body, headers)
@@ -129,8 +134,8 @@ class Visitors(AbstractContextManager["Visitors"]):
 
     def _follow(self, last_id: str) -> str:
         url = f"ws://127.0.0.1:{self.port}/ws/tasks/" + (f"?last_id={last_id}" if last_id else "")
-        cookie = {"Cookie": self.cookie}
-        with connect(url, additional_headers=cookie, open_timeout=PATIENCE) as client:
+        headers = BY_HTTPS | {"Cookie": self.cookie}
+        with connect(url, additional_headers=headers, open_timeout=PATIENCE) as client:
             while not self._leaving.is_set():
                 try:
                     last_id = json.loads(client.recv(timeout=0.2))["id"]

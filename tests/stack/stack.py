@@ -133,7 +133,9 @@ class Stack:
         finally:
             self.compose("down", "--volumes", "--remove-orphans", "--timeout", "5")
             if not self.image:
-                run("docker", "image", "rm", self.name)
+                format_ = "{{.Repository}}:{{.Tag}}"
+                made = run("docker", "image", "ls", "--format", format_, self.name)
+                run("docker", "image", "rm", *made.stdout.split())
 
     def print_logs(self) -> None:
         print(self.try_compose("ps", "--all").stdout)
