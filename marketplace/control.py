@@ -10,8 +10,8 @@ class Control(control.Control):
     question fails. Here each has a new one; what is published tries again by itself.
     """
 
-    def broadcast(self, command: str, *args: Any, connection: Any = None, **kwargs: Any) -> Any:
-        if connection is not None or kwargs.get("channel") is not None:
-            return super().broadcast(command, *args, connection=connection, **kwargs)
-        with self.app.connection_for_write() as new:
-            return super().broadcast(command, *args, connection=new, **kwargs)
+    def broadcast(self, *args: Any, **options: Any) -> Any:
+        if options.get("connection") or options.get("channel"):
+            return super().broadcast(*args, **options)
+        with self.app.connection_for_write() as connection:
+            return super().broadcast(*args, **options | {"connection": connection})
