@@ -11,6 +11,7 @@ from benchmarks import command, servers
 
 CASES = {
     "a": "no tracking (always there: the others' baseline)",
+    "p": "Celery as installed, with nothing of the bundle's",
     "b": "task_manager",
     "c": "django-celery-results as installed",
     "k": "the same, its connection kept",

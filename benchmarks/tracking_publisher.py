@@ -1,12 +1,14 @@
 """The publisher of one variant, a process that does what each line of its input says.
 
 `workers` counts those that answer; `publish N` calls `delay()` so often and says how many seconds
-that took; `consume` lets the worker have what was published, `pause` keeps it from more.
+that took; `consume` lets the worker have what was published, `pause` keeps it from more. The
+argument is the module of the Celery application, the worker's own.
 """
 
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import django
@@ -47,9 +49,7 @@ COMMANDS: dict[str, Callable[..., float]] = {
 
 
 def main() -> None:
-    # The application of this process, as the worker's own command has it.
-    from marketplace import celery  # noqa: F401
-
+    import_module(sys.argv[1])
     django.setup()
     for line in sys.stdin:
         name, *arguments = line.split()

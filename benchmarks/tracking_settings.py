@@ -6,7 +6,7 @@ from marketplace.settings import *  # noqa: F403
 from marketplace.settings import INSTALLED_APPS
 
 VARIANT = os.environ["TRACKING"]
-VARIANTS = ("results", "task-manager", "django-celery-results", "orm", "events")
+VARIANTS = ("results", "plain", "task-manager", "django-celery-results", "orm", "events")
 if VARIANT not in VARIANTS:
     raise ValueError(f"TRACKING={VARIANT!r} is none of {', '.join(VARIANTS)}")
 
@@ -22,6 +22,8 @@ CELERY_TASK_ACKS_LATE = True
 if VARIANT != "task-manager":
     _tables = "benchmarks.tracking_orm." + ("Writes" if VARIANT == "orm" else "Tables")
     INSTALLED_APPS = [_tables if app == "task_manager" else app for app in INSTALLED_APPS]
+if VARIANT == "plain":
+    CELERY_WORKER_CONSUMER = "celery.worker.consumer:Consumer"
 if VARIANT == "django-celery-results":
     INSTALLED_APPS = [*INSTALLED_APPS, "django_celery_results"]
     CELERY_RESULT_BACKEND = "django-db"

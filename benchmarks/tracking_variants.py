@@ -41,6 +41,7 @@ SECONDS = 300.0
 #: What TRACKING says, and what the tables say.
 VARIANTS = {
     "a": ("results", "Redis result backend, no tracking"),
+    "p": ("plain", "Celery as installed: neither leases nor limits nor masking, no tracking"),
     "b": ("task-manager", "`task_manager`'s tracking on top"),
     "c": ("django-celery-results", "`django-celery-results` as installed, `task_track_started`"),
     "k": ("django-celery-results", "the same, its connection to PostgreSQL kept"),
@@ -124,13 +125,15 @@ def _rows(rounds: Mapping[str, list[Round]]) -> Iterator[table.Row]:
         case = f"({letter}) {VARIANTS[letter][1]}: drain / (a)"
         aim = "at least 0.95" if letter == "b" else ""
         yield table.Row(case, rates[letter], rates["a"], "/s", aim)
-    for letter, aim in {"c": "at least 3", "k": ""}.items():
+    for letter, aim in {"p": "", "c": "at least 3", "k": ""}.items():
         if {"b", letter} <= rounds.keys():
             yield table.Row(f"drain of (b) / ({letter})", rates["b"], rates[letter], "/s", aim)
     for letter in others:
         case = f"({letter}) a `delay()` / (a)"
         aim = "at most 1.1" if letter == "b" else ""
         yield table.Row(case, delays[letter], delays["a"], "µs", aim)
+    if {"b", "p"} <= rounds.keys():
+        yield table.Row("a `delay()` of (b) / (p)", delays["b"], delays["p"], "µs", "")
 
 
 def _cpu_table(rounds: Mapping[str, list[Round]]) -> str:
@@ -314,9 +317,10 @@ def _start(
     letter: str, started: servers.Processes, running: servers.Processes, stack: ExitStack
 ) -> Variant:
     environ = _environment(letter)
-    celery = [sys.executable, "-m", "celery", "-A", "marketplace"]
+    app = "benchmarks.tracking_plain" if letter == "p" else "marketplace"
+    celery = [sys.executable, "-m", "celery", "-A", app]
     options = [f"--concurrency={CONCURRENCY}", "--queues=idle", "--loglevel=WARNING"]
-    publish = [sys.executable, "-m", "benchmarks.tracking_publisher"]
+    publish = [sys.executable, "-m", "benchmarks.tracking_publisher", app]
     processes = {server.name: server for server in running} | {
         "worker": started.start(f"worker-{letter}", [*celery, "worker", *options], environ),
         "publisher": started.start(f"publisher-{letter}", publish, environ, talks=True),

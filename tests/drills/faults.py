@@ -1,5 +1,6 @@
 """What is broken: each drill breaks one thing, and mends it unless it mends itself."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -136,7 +137,9 @@ def _everything(arena: Arena) -> None:
 def _flood(arena: Arena) -> None:
     """A publisher without an end: a minute of messages of a kilobyte."""
     counts = arena.flood(60)
-    print(f"    the flood: {counts['taken']} taken, {counts['refused']} refused", flush=True)
+    print(
+        f"  {counts['taken']} published, {counts['refused']} refused", file=sys.stderr, flush=True
+    )
 
 
 def _ticks(counts: Counts, _: Buyers) -> int:
