@@ -40,7 +40,9 @@ class Lease(bootsteps.StartStopStep):
         if self.timer:
             self.timer.cancel()
             self.timer = None
-        if _is_told(state.should_stop):
+        # At its own end, by TERM or by `celery control shutdown`, not at a connection's.
+        is_ending = consumer.blueprint.state == bootsteps.CLOSE  # type: ignore[attr-defined]
+        if is_ending and not _is_told(state.should_terminate):
             self._go_on(consumer.task_consumer.channel.qos)
 
     def _go_on(self, qos: Any) -> None:

@@ -12,7 +12,7 @@ from kombu import Connection
 
 from deploy.embedded.servers import Redis, free_port
 from task_manager.models import DeadLetter
-from tests.processes import serving, wait_until
+from tests.processes import control, serving, wait_until
 from tests.servers import operator
 from tests.test_worker_cancel import running, traces
 from tests.test_worker_tracking import row, send
@@ -160,12 +160,16 @@ def test_a_running_task_outlives_a_lost_connection(broker, two_workers, tmp_path
     assert send_and_wait(broker, "afterwards")
 
 
-def test_a_worker_that_is_stopped_holds_on_to_its_last_task(broker, tmp_path):
+@pytest.mark.parametrize("way", ["TERM", "control shutdown"])
+def test_a_worker_that_is_stopped_holds_on_to_its_last_task(broker, tmp_path, way):
     with running(tmp_path, "one", **LATE, **SHORT) as one:
         task_id = send("probe.sleep", 3 * TIMEOUT)
         row(task_id, "STARTED")
         with running(tmp_path, "two", **LATE, **SHORT):
-            one.terminate()
+            if way == "TERM":
+                one.terminate()
+            else:
+                control("control", "shutdown", "--destination", "one@test")
             assert row(task_id, "SUCCESS").worker == "one@test"
             one.wait(30)
             pause()
