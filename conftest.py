@@ -121,8 +121,14 @@ def queue() -> Iterator[PromoQueue]:
 
 @pytest.fixture(scope="module")
 def worker_database(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
-    """For a worker of a whole module: the history that it writes after the last test goes, too."""
-    yield
+    """For a worker of a whole module: it finds an empty broker, and leaves nothing behind.
+
+    The history that it writes after the last test goes, too.
+    """
+    with operator(settings.REDIS_URL) as client:
+        client.flushdb()
+        yield
+        client.flushdb()
     with django_db_blocker.unblock():
         for model in apps.get_app_config("task_manager").get_models():
             model._default_manager.all().delete()
