@@ -38,7 +38,10 @@ def make_store(db: None) -> Callable[..., Store]:
 
 @pytest.fixture
 def make_promo(make_store: Callable[..., Store]) -> Callable[..., FlashPromo]:
-    """A promo that is open now; `store`, `product` and any field may be given."""
+    """A promo that is open now; `store`, `product` and any field may be given.
+
+    A time may be a timedelta from now, for what is parametrized when the tests are collected.
+    """
 
     def make(
         *, store: Store | None = None, product: Product | None = None, **fields: Any
@@ -56,7 +59,11 @@ def make_promo(make_store: Callable[..., Store]) -> Callable[..., FlashPromo]:
             "quantity": 10,
             "status": FlashPromo.Status.ACTIVE,
         }
-        return FlashPromo.objects.create(product=product, **(defaults | fields))
+        given = {
+            name: now + value if isinstance(value, timedelta) else value
+            for name, value in fields.items()
+        }
+        return FlashPromo.objects.create(product=product, **(defaults | given))
 
     return make
 

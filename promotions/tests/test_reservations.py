@@ -50,11 +50,6 @@ def test_a_hold_lasts_as_long_as_the_setting_says(make_promo, make_shopper, sett
     ],
 )
 def test_a_hold_is_refused_with_its_reason(make_promo, make_shopper, promo, shopper, refusal):
-    now = timezone.now()
-    promo = {
-        name: now + value if isinstance(value, timedelta) else value
-        for name, value in promo.items()
-    }
     with pytest.raises(refusal):
         hold(make_promo(**promo), make_shopper(**shopper))
     assert not Reservation.objects.exists()

@@ -23,17 +23,19 @@ _RECORD = """
         COALESCE(NULLIF(letter.queue, ''), task.queue, ''), COALESCE(letter.error, ''),
         COALESCE(letter.traceback, ''), GREATEST(letter.retries, task.retries, 0),
         'WAITING', to_timestamp(letter.created_at), ''
-    FROM json_to_recordset(%s::json) AS letter(
+    FROM ROWS FROM (json_to_recordset(%s::json) AS (
         task_id text, task_name text, celery_name text, args jsonb, kwargs jsonb, queue text,
-        error text, traceback text, retries integer, created_at float8)
+        error text, traceback text, retries integer, created_at float8)) WITH ORDINALITY AS letter(
+        task_id, task_name, celery_name, args, kwargs, queue, error, traceback, retries,
+        created_at, place)
     LEFT JOIN task_manager_taskexecution AS task USING (task_id)
-    ORDER BY letter.task_id
+    ORDER BY letter.task_id, place
     ON CONFLICT (task_id) DO NOTHING
 """
 
 
 def dead_letters_record(letters: Iterable[dict[str, Any]]) -> None:
-    """Keep these; one that is there already stays as it is."""
+    """Keep these, of each task the first; one that is there already stays as it is."""
     data = b",".join(map(entries.encode, letters))
     with connection.cursor() as cursor:
         cursor.execute(_RECORD, [f"[{data.decode()}]"])

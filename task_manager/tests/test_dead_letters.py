@@ -90,6 +90,23 @@ def test_a_letter_keeps_all_it_takes_to_run_the_task_again():
     assert letter.created_at.timestamp() == 1_800_000_000.25
 
 
+def test_of_one_task_the_first_is_kept_whatever_the_plan():
+    with connection.cursor() as cursor:
+        # With many rows the letters are what is hashed, and come out of order.
+        cursor.execute("""
+            INSERT INTO task_manager_taskexecution (
+                task_id, task_name, celery_name, task_module, description, status,
+                previous_status, position, changed_at, progress, message, parameters, error,
+                traceback, worker, queue, retries, created_at)
+            SELECT n, '', '', '', '', 'SUCCESS', '', 1, now(), 0, '', '{}', '', '', '', '', 0, now()
+            FROM generate_series(1, 5000) AS n;
+            ANALYZE task_manager_taskexecution;
+            SET LOCAL enable_nestloop = off;
+            SET LOCAL enable_mergejoin = off""")
+    dead_letters_record([recorded(error=str(number)) for number in range(100)])
+    assert DeadLetter.objects.get().error == "0"
+
+
 def test_what_is_recorded_again_stays_as_it_is():
     dead_letters_record([recorded(), recorded(error="another")])
     DeadLetter.objects.update(status="DISCARDED")
