@@ -1,9 +1,10 @@
 """A world with something of everything in it, for tests that walk all addresses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from celery import current_app
 from django.apps import apps
 from django.contrib.auth.models import User
 from django.utils import timezone
@@ -17,6 +18,13 @@ from task_manager.models import (
     TaskNotification,
     TaskTemplate,
 )
+
+
+@pytest.fixture
+def unread() -> Iterator[None]:
+    """The queue `unread` may be published to: Celery remembers it, and forgets it at the end."""
+    yield
+    current_app.amqp.queues.pop("unread", None)
 
 
 @pytest.fixture

@@ -47,8 +47,13 @@ def test_a_beat_without_workers_fills_no_queue(broker, log):
     assert named.count("promotions.tasks.check_active_promos") == 1
     assert len(named) == len(set(named))
     assert log.read_text().count("Message Error") == 0
-    with celery("worker", "--concurrency=1", log=log):
-        wait_until(lambda: not broker.exists("high_priority"), what="what waited is run")
+    # What is acknowledged late is held until it has ended. Told to stop while a task is on its way
+    # to the pool, Celery's worker would wait for half a minute.
+    with celery("worker", "--concurrency=1", log=log, CELERY_TASK_ACKS_LATE="1"):
+        wait_until(
+            lambda: not broker.exists("high_priority", "default", "low_priority", "unacked"),
+            what="what waited has run",
+        )
 
 
 #: A beat that sends something each second.

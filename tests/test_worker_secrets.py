@@ -20,7 +20,11 @@ from task_manager.services.executions import executions_catch_up
 from tests.processes import celery, control, wait_until
 from tests.servers import operator
 
-pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.worker,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("unread"),
+]
 
 EXAMPLES = {"PYTHONPATH": str(Path(__file__).parent / "examples"), "CELERY_IMPORTS": "probe"}
 SECRET = "hunter2hunter2"
@@ -33,13 +37,6 @@ OWN = {
     "FLOWER_BASIC_AUTH": "admin:own-flower",
     "DEMO_PASSWORD": "own-demonstration",
 }
-
-
-@pytest.fixture(autouse=True)
-def _no_queue_is_left() -> Iterator[None]:
-    """Celery remembers each that was published to."""
-    yield
-    current_app.amqp.queues.pop("unread", None)
 
 
 @pytest.fixture(scope="module")

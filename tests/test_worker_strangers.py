@@ -20,17 +20,14 @@ from task_manager.models import TaskExecution
 from tests.processes import celery, wait_until
 from tests.servers import operator
 
-pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
+pytestmark = [
+    pytest.mark.worker,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("unread"),
+]
 
 EXAMPLES = str(Path(__file__).parent / "examples")
 TRAP = Path("/tmp/flash-promos-test-trap")  # noqa: S108
-
-
-@pytest.fixture(autouse=True)
-def _no_queue_is_left() -> Iterator[None]:
-    """Celery remembers each that was published to."""
-    yield
-    current_app.amqp.queues.pop("unread", None)
 
 
 @pytest.fixture(scope="module")
