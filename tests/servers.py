@@ -103,6 +103,22 @@ def operator(url: str) -> redis.Redis:
     return client
 
 
+def others(client: redis.Redis) -> list[dict[str, str]]:
+    """The connections to this test process's database other than the client's own.
+
+    The server has a database for each test process: what the neighbours do is not counted.
+    """
+    here = str(client.connection_pool.connection_kwargs["db"])
+    mine = client.client_id()
+    connections = client.client_list()
+    return [c for c in connections if c["db"] == here and int(c["id"]) != mine]
+
+
+def cut_off(client: redis.Redis) -> None:
+    for other in others(client):
+        client.client_kill_filter(_id=other["id"])
+
+
 def use() -> None:
     """Start the servers, or take a place of our own on those that the controller started."""
     if "FLASH_PROMOS_TEST_SERVERS" not in os.environ:

@@ -13,7 +13,7 @@ from kombu import Connection
 from deploy.embedded.servers import Redis, free_port
 from task_manager.models import DeadLetter
 from tests.processes import control, serving, wait_until
-from tests.servers import operator
+from tests.servers import cut_off, operator
 from tests.test_worker_cancel import running, traces
 from tests.test_worker_tracking import row, send
 
@@ -148,11 +148,7 @@ def test_a_task_that_kills_its_child_becomes_a_dead_letter(broker, two_workers):
 def test_a_running_task_outlives_a_lost_connection(broker, two_workers, tmp_path):
     task_id = send("probe.sleep", 2 * TIMEOUT)
     row(task_id, "STARTED")
-    here = str(broker.connection_pool.connection_kwargs["db"])
-    mine = broker.client_id()
-    for client in broker.client_list():
-        if client["db"] == here and int(client["id"]) != mine:
-            broker.client_kill_filter(_id=client["id"])
+    cut_off(broker)
     assert row(task_id, "SUCCESS")
     pause()
     assert traces(broker) == {"slept": 1}

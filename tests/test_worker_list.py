@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import requests
-from celery import current_app
 from django.core.cache import cache
 
 from deploy.embedded.servers import free_port
 from task_manager.clients import flower
 from tests.processes import celery, wait_until
-from tests.servers import operator
+from tests.servers import cut_off, operator
 
 pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
 
@@ -69,7 +68,6 @@ def test_without_flower_the_workers_answer_themselves(worker, client, settings):
 
 def test_the_workers_answer_after_redis_has_closed_every_connection(worker, client, settings):
     settings.FLOWER_URL = f"http://127.0.0.1:{free_port()}"
-    database = str(current_app.connection_for_write().virtual_host)
 
     def names() -> list[str]:
         cache.clear()
@@ -80,9 +78,7 @@ def test_the_workers_answer_after_redis_has_closed_every_connection(worker, clie
     with operator(settings.REDIS_URL) as redis:
         for _ in range(3):
             wait_until(lambda: names() == [worker], what="the worker is back")
-            for other in redis.client_list():
-                if other["db"] == database and int(other["id"]) != redis.client_id():
-                    redis.client_kill_filter(_id=other["id"])
+            cut_off(redis)
     wait_until(lambda: names() == [worker], what="the worker is back")
 
 

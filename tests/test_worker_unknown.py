@@ -16,6 +16,7 @@ from task_manager.models import DeadLetter, TaskExecution
 from task_manager.services.reconciliation import executions_reconcile
 from task_manager.services.requeue import dead_letter_requeue
 from tests.processes import celery, wait_until
+from tests.servers import cut_off
 from tests.test_worker_cancel import running, traces
 from tests.test_worker_leases import LATE, SHORT
 from tests.test_worker_tracking import row, send
@@ -48,15 +49,6 @@ def new(tmp_path: Path, name: str = "new") -> Any:
 def is_known_as_unknown(tmp_path: Path, task: str = "probe.trace") -> None:
     log = tmp_path / "old.log"
     wait_until(lambda: f"knows no task {task}" in log.read_text(), what="it was met")
-
-
-def cut_off(broker: redis.Redis) -> None:
-    """Close every connection to this test's broker but our own."""
-    here = str(broker.connection_pool.connection_kwargs["db"])
-    mine = broker.client_id()
-    for client in broker.client_list():
-        if client["db"] == here and int(client["id"]) != mine:
-            broker.client_kill_filter(_id=client["id"])
 
 
 def rings(broker: redis.Redis) -> int:

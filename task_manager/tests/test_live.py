@@ -26,6 +26,7 @@ from task_manager.clients.updates import Position, Window
 from task_manager.services import updates
 from task_manager.services.executions import executions_record
 from tests.processes import serving, wait_until
+from tests.servers import others
 from tests.web import Web, events, session_of, web
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -73,8 +74,7 @@ def states(client: Any, count: int) -> list[tuple[str, str]]:
 
 def followers(broker: redis.Redis) -> int:
     """Processes that read the stream for their clients."""
-    here = str(broker.connection_pool.connection_kwargs["db"])
-    return sum(c["cmd"] == "xread" and c["db"] == here for c in broker.client_list())
+    return sum(connection["cmd"] == "xread" for connection in others(broker))
 
 
 def close_code(client: Any) -> int:
