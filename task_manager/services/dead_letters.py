@@ -25,11 +25,9 @@ _RECORD = """
         'WAITING', to_timestamp(letter.created_at), ''
     FROM ROWS FROM (json_to_recordset(%s::json) AS (
         task_id text, task_name text, celery_name text, args jsonb, kwargs jsonb, queue text,
-        error text, traceback text, retries integer, created_at float8)) WITH ORDINALITY AS letter(
-        task_id, task_name, celery_name, args, kwargs, queue, error, traceback, retries,
-        created_at, place)
+        error text, traceback text, retries integer, created_at float8)) WITH ORDINALITY AS letter
     LEFT JOIN task_manager_taskexecution AS task USING (task_id)
-    ORDER BY letter.task_id, place
+    ORDER BY letter.task_id, letter.ordinality
     ON CONFLICT (task_id) DO NOTHING
 """
 
