@@ -2,7 +2,10 @@
 
 import signal
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -43,12 +46,20 @@ def pause() -> None:
     time.sleep(2 * TIMEOUT)
 
 
+@contextmanager
+def two(tmp_path: Path, **environ: str) -> Iterator[dict[str, Any]]:
+    """Workers that are ready, by their names: whichever takes a task, another one is there."""
+    with (
+        running(tmp_path, "one", **LATE, **environ) as one,
+        running(tmp_path, "two", **LATE, **environ) as two,
+    ):
+        yield {"one@test": one, "two@test": two}
+
+
 @pytest.fixture
-def two_workers(tmp_path):
-    with ExitStack() as stack:
-        yield [
-            stack.enter_context(running(tmp_path, name, **LATE, **SHORT)) for name in ("one", "two")
-        ]
+def two_workers(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    with two(tmp_path, **SHORT) as workers:
+        yield workers
 
 
 def test_a_task_of_three_times_the_timeout_runs_once(broker, two_workers):
@@ -70,15 +81,14 @@ def test_a_countdown_of_four_times_the_timeout_runs_once_and_on_time(broker, two
 
 
 def test_a_killed_workers_task_runs_elsewhere_within_45_seconds(broker, tmp_path):
-    with running(tmp_path, "one", **LATE) as one:
+    with two(tmp_path) as workers:
         task_id = send("probe.sleep", 5)
-        row(task_id, "STARTED")
-        with running(tmp_path, "two", **LATE):
-            one.kill()
-            killed = time.monotonic()
-            wait_until(lambda: traces(broker) == {"slept": 2}, seconds=60, what="it runs again")
-            assert time.monotonic() - killed < 45
-            assert row(task_id, "SUCCESS").worker == "two@test"
+        workers.pop(row(task_id, "STARTED").worker).kill()
+        killed = time.monotonic()
+        (other,) = workers
+        wait_until(lambda: traces(broker) == {"slept": 2}, seconds=60, what="it runs again")
+        assert time.monotonic() - killed < 45
+        assert row(task_id, "SUCCESS").worker == other
 
 
 def test_no_message_is_lost_with_a_killed_worker(broker, tmp_path):
@@ -157,20 +167,18 @@ def test_a_running_task_outlives_a_lost_connection(broker, two_workers, tmp_path
 
 
 @pytest.mark.parametrize("way", ["TERM", "control shutdown"])
-def test_a_worker_that_is_stopped_holds_on_to_its_last_task(broker, tmp_path, way):
-    with running(tmp_path, "one", **LATE, **SHORT) as one:
-        task_id = send("probe.sleep", 3 * TIMEOUT)
-        row(task_id, "STARTED")
-        with running(tmp_path, "two", **LATE, **SHORT):
-            if way == "TERM":
-                one.terminate()
-            else:
-                control("control", "shutdown", "--destination", "one@test")
-            assert row(task_id, "SUCCESS").worker == "one@test"
-            one.wait(30)
-            pause()
-            assert traces(broker) == {"slept": 1}
-            assert broker.hlen("unacked") == 0
+def test_a_worker_that_is_stopped_holds_on_to_its_last_task(broker, two_workers, way):
+    task_id = send("probe.sleep", 3 * TIMEOUT)
+    name = row(task_id, "STARTED").worker
+    if way == "TERM":
+        two_workers[name].terminate()
+    else:
+        control("control", "shutdown", "--destination", name)
+    assert row(task_id, "SUCCESS").worker == name
+    two_workers[name].wait(30)
+    pause()
+    assert traces(broker) == {"slept": 1}
+    assert broker.hlen("unacked") == 0
 
 
 def test_a_worker_outlives_redis_with_a_task_in_hand(tmp_path, db):
