@@ -154,7 +154,10 @@ def test_the_component_shows_tasks_and_workers_and_cancels(broker, worker, signe
     signed_in.get(f"{server.address}/monitor/")
 
     def texts(selector: str) -> list[str]:
-        return [element.text for element in signed_in.find_elements(By.CSS_SELECTOR, selector)]
+        # In one go: what is found may be drawn anew before it is read.
+        script = "return [...document.querySelectorAll(arguments[0])].map(found => found.innerText)"
+        found: list[str] = signed_in.execute_script(script, selector)
+        return found
 
     seen(signed_in, lambda: texts(".task-item span") == [mine.task_name, "STARTED"], "the task")
     seen(signed_in, lambda: "Workers Activos: 1" in texts("h3"), "the worker")

@@ -110,7 +110,7 @@ def test_a_worker_that_stood_still_does_no_harm(broker, tmp_path):
     ahead = {**LATE, **SHORT, "CELERY_WORKER_PREFETCH_MULTIPLIER": "2"}
     with running(tmp_path, "one", "--concurrency=1", **ahead) as one:
         for _ in range(2):
-            send("probe.sleep", 1)
+            send("probe.sleep", 2)
         wait_until(lambda: broker.hlen("unacked") == 2, what="it has one and holds another")
         one.send_signal(signal.SIGSTOP)
         with running(tmp_path, "two", **LATE, **SHORT):
