@@ -47,7 +47,7 @@ def pause() -> None:
 
 
 @contextmanager
-def two(tmp_path: Path, **environ: str) -> Iterator[dict[str, Any]]:
+def running_two(tmp_path: Path, **environ: str) -> Iterator[dict[str, Any]]:
     """Workers that are ready, by their names: whichever takes a task, another one is there."""
     with (
         running(tmp_path, "one", **LATE, **environ) as one,
@@ -58,7 +58,7 @@ def two(tmp_path: Path, **environ: str) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture
 def two_workers(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    with two(tmp_path, **SHORT) as workers:
+    with running_two(tmp_path, **SHORT) as workers:
         yield workers
 
 
@@ -81,7 +81,7 @@ def test_a_countdown_of_four_times_the_timeout_runs_once_and_on_time(broker, two
 
 
 def test_a_killed_workers_task_runs_elsewhere_within_45_seconds(broker, tmp_path):
-    with two(tmp_path) as workers:
+    with running_two(tmp_path) as workers:
         task_id = send("probe.sleep", 5)
         workers.pop(row(task_id, "STARTED").worker).kill()
         killed = time.monotonic()
