@@ -149,7 +149,7 @@ def find(way: str | None = None) -> Deployment:
         if found is None:
             raise NotRunning(f"--on {way}: {kinds[way].MISSING}")
         return found
-    here = [found for kind in kinds.values() if (found := kind.find())]
+    here: list[Deployment] = [found for kind in kinds.values() if (found := kind.find())]
     if not here:
         reasons = "\n".join(f"  {name:<11}{kind.MISSING}" for name, kind in kinds.items())
         raise NotRunning(f"no deployment was found here:\n{reasons}")
