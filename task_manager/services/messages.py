@@ -18,6 +18,8 @@ from task_manager.clients.broker import Broker, Message, broker, parsed
 from task_manager.models import TaskStatus
 from task_manager.services.executions import executions_record, executions_reopen
 
+#: Seconds that one call to Redis may take.
+TIMEOUT = 10.0
 #: Messages that are handed out, taken out or moved at once.
 BATCH = 500
 PURGED = "The task was purged from its queue; scripts/queues restore brings it back."
@@ -51,7 +53,7 @@ class Kept:
 # --- Looking -------------------------------------------------------------------------------------
 def messages_count(queue: str, *, task: str | None = None) -> int:
     """How many wait, of this task where one is named. Raises UnknownQueue."""
-    with broker() as messages:
+    with broker(seconds=TIMEOUT) as messages:
         _check_queue(messages, queue)
         if task is None:
             return messages.depth(queue)
@@ -60,7 +62,7 @@ def messages_count(queue: str, *, task: str | None = None) -> int:
 
 def messages_peek(queue: str, count: int) -> list[dict[str, Any]]:
     """The first in turn, their secrets masked; the age is in seconds. Raises UnknownQueue."""
-    with broker() as messages:
+    with broker(seconds=TIMEOUT) as messages:
         _check_queue(messages, queue)
         now = float(messages.client.time()[0])
         waiting = (kept for batch in _batches(messages, queue) for kept in batch)
@@ -92,7 +94,7 @@ def messages_purge(queue: str, name: str, *, task: str | None = None) -> Iterato
 
     `name` is the purge's own. The history says REVOKED. Raises UnknownQueue.
     """
-    with broker() as messages:
+    with broker(seconds=TIMEOUT) as messages:
         _check_queue(messages, queue)
         for batch in _batches(messages, queue, task=task, taking=True):
             yield batch
@@ -113,7 +115,7 @@ def messages_restore(kept: Iterable[Kept], name: str, *, all_: bool = False) -> 
     `all_`: also what Redis does not know as taken out, unless it waits or is held. How many.
     Raises UnknownQueue, NothingPurged, and QueueFull, after which the rest may follow.
     """
-    with broker() as messages:
+    with broker(seconds=TIMEOUT) as messages:
         if not all_ and not messages.is_out(name):
             raise NothingPurged
         there = _ids_there(messages) if all_ else set()
@@ -147,7 +149,7 @@ def messages_move(source: str, target: str, *, task: str | None = None) -> Itera
 
     Raises UnknownQueue, and QueueFull, after which what was moved stays moved.
     """
-    with broker() as messages:
+    with broker(seconds=TIMEOUT) as messages:
         _check_queue(messages, source)
         if target not in messages.queues():
             raise UnknownQueue(target, messages.queues())
