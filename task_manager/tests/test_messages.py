@@ -97,7 +97,7 @@ def test_an_unknown_queue_is_answered_with_the_names():
 def test_nothing_leaves_the_queue_before_the_next_batch_is_asked_for(monkeypatch):
     monkeypatch.setattr(messages, "BATCH", 2)
     ids = fill(5)
-    batches = messages.messages_purge("default", "p")
+    batches: Any = messages.messages_purge("default", "p")
     next(batches)
     assert waiting() == ids
     next(batches)
@@ -143,7 +143,7 @@ def test_workers_that_take_meanwhile_make_it_miss_nothing(monkeypatch, broker):
 
 def test_what_a_worker_was_quicker_to_take_is_not_restored(broker):
     ids = fill(3)
-    batches = messages.messages_purge("default", "p")
+    batches: Any = messages.messages_purge("default", "p")
     kept = next(batches)
     take(broker)
     list(batches)
