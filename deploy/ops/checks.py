@@ -58,6 +58,8 @@ def check_ports(examined: Examined) -> Findings:
         if examined.runs(name) or not _is_taken(port):
             continue
         who = _container_at(port) or ports.holder(port)
+        if who == "systemd, process 1":  # its own socket, which starts the service
+            continue
         by = f" by {who}" if who else ""
         helps = f"stop it, or set {variable} to another port in {_file(examined)}"
         yield error(f"port {port}, which {name} needs, is taken{by}", helps)

@@ -1,4 +1,4 @@
-"""`scripts/doctor` and `scripts/queues` where they are Compose's own: ports, images, a file outside.
+"""`scripts/doctor` and `scripts/queues` where they are Compose's own: ports, images, the host.
 
 Of the stack only what they need runs: PostgreSQL, Redis, a worker.
 """
