@@ -196,6 +196,8 @@ class Compose(Deployment):
     def scale_workers(self, count: int) -> None:
         if not self.containers():
             raise NotRunning(self.MISSING)
+        if self.settings_file.path.exists():
+            self.settings_file.write(WORKER_REPLICAS=str(count))
         scale = ("--scale", f"worker={count}")
         self.compose("up", "--detach", "--wait", "--no-deps", "--no-recreate", *scale, "worker")
 
