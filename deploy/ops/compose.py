@@ -70,6 +70,15 @@ class Compose(Deployment):
         ((name, found),) = projects.items()
         return cls(name, files or found)
 
+    @classmethod
+    def of_files(cls) -> "Compose":
+        """The project that `docker compose up` would make here, though no container is."""
+        command = ["docker", "compose", "--project-directory", str(PROJECT), "config"]
+        project = json.loads(shell.run([*command, "--format", "json"], cwd=PROJECT))["name"]
+        own = SettingsFile(PROJECT / ".env").read() if (PROJECT / ".env").exists() else {}
+        files = os.environ.get("COMPOSE_FILE") or own.get("COMPOSE_FILE")
+        return cls(project, files or "docker-compose.yml")
+
     def describe(self) -> str:
         kind = "production" if self.is_production else "development"
         return f"Compose project {self.project} ({kind}) in {PROJECT}"

@@ -1,5 +1,6 @@
 """What a command may ask of a deployment, and which one runs here."""
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import datetime
@@ -97,7 +98,7 @@ class Deployment(ABC):
         command = self.application("python", "manage.py", *arguments)
         done = shell.try_run(command, env=self.environment(), input=input, timeout=timeout)
         if done.returncode:
-            raise OpsError(shell.failure(["manage.py", *arguments], done))
+            raise manage_error(arguments, done)
         return done.stdout
 
     def become_manage(self, *arguments: str) -> None:
@@ -142,6 +143,14 @@ class Deployment(ABC):
     @abstractmethod
     def scale_workers(self, count: int) -> None:
         """Run this many workers on this host from now on, also after a reboot."""
+
+
+def manage_error(arguments: tuple[str, ...], done: shell.Done) -> OpsError:
+    """What a failed `manage.py` says of it, in its one line where it has one."""
+    last = done.stderr.strip().rpartition("\n")[2]
+    if found := re.fullmatch(r"(?:Command|Usage)Error: (.+)", last):
+        return (UsageError if done.returncode == 2 else OpsError)(found[1])
+    return OpsError(shell.failure(["manage.py", *arguments], done))
 
 
 def find(way: str | None = None) -> Deployment:
