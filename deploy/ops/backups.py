@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.ops import cli, shell
-from deploy.ops.deployment import Deployment
+from deploy.ops.deployment import PROJECT, Deployment
 from deploy.ops.errors import OpsError
 from deploy.ops.postgres import Postgres
 from deploy.ops.secret_values import SecretValues
@@ -257,9 +257,10 @@ def _save_environment(deployment: Deployment, file: Path, *, with_secrets: bool)
 
 
 def _release(deployment: Deployment) -> str:
-    """Of what runs here."""
+    """Of what runs here, or of this code where that is not known."""
     versions = (service.version for service in deployment.services() if service.name == "web")
-    return next((version for version in versions if version), "")
+    recorded = json.loads((PROJECT / "deploy" / "contract.json").read_text(encoding="utf-8"))
+    return next((version for version in versions if version), str(recorded["version"]))
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:

@@ -175,7 +175,12 @@ class Compose(Deployment):
     # --- Changes ---
 
     def start(self, name: str) -> None:
-        self.compose("up", "--detach", "--wait", "--no-deps", "--no-recreate", "--no-build", name)
+        count = sum(
+            item["Config"]["Labels"][f"{LABEL}.service"] == name for item in self.containers()
+        )
+        scale = ("--scale", f"{name}={count}") if count else ()
+        wait = ("--detach", "--wait", "--no-deps", "--no-recreate", "--no-build")
+        self.compose("up", *wait, *scale, name)
 
     def stop(self, name: str) -> None:
         self.compose("stop", name)
