@@ -165,6 +165,12 @@ class Compose(Deployment):
         """The container's own user is the superuser."""
         return self.command("exec", "-T", "postgres", *command), self.environment()
 
+    def keep_database_password(self, verifier: str) -> None:
+        self.compose(
+            *("exec", "-T", "postgres", "/opt/flash-promos/entrypoint", "keep-password"),
+            input=f"{verifier}\n",
+        )
+
     def redis(self) -> ComposeRedis:
         return ComposeRedis(self)
 

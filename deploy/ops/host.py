@@ -4,6 +4,7 @@ import os
 import pwd
 import re
 from abc import abstractmethod
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from deploy.embedded.supervisor import call
 from deploy.ops import shell
 from deploy.ops.deployment import PROGRAMS, Deployment, Service, State
 from deploy.ops.errors import OpsError
-from deploy.ops.redis import NetworkRedis
+from deploy.ops.redis import NetworkRedis, Redis
 from deploy.ops.settings_file import SettingsFile
+from deploy.ops.waiting import wait_until
 
 USER = "flash-promos"
 ETC = Path("/etc/flash-promos")
@@ -143,8 +145,28 @@ class DistributionRedis:
         require_root()
         shell.run(["systemctl", "stop", "redis-server.service"])
 
+    def check(self, file: Path) -> None:
+        shell.run(["redis-check-rdb", str(file)])
+
+    def keep_passwords(self, redis: Redis) -> None:
+        redis.call("ACL", "SAVE")
+
     def enter(self) -> list[str]:
         return ["runuser", "--user", "redis", "--"]
+
+
+def reload_web(pid: int, reload: Callable[[], object]) -> None:
+    """Wait until the processes that answered before are gone; `pid` is that of their parent."""
+    before = children(pid)
+    reload()
+    wait_until(lambda: not before & children(pid), seconds=120, what="the web's old processes left")
+
+
+def children(pid: int) -> set[int]:
+    try:
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return set()
 
 
 def _is_user(name: str) -> bool:
@@ -225,8 +247,14 @@ class Systemd(Host):
 
     def control(self, action: str, instance: str) -> None:
         require_root()
-        verb = "reload-or-restart" if action == "restart" and "-web." in instance else action
-        shell.run(["systemctl", verb, instance])
+        if action == "restart" and "-web." in instance and (pid := self._pid(instance)):
+            reload_web(pid, lambda: shell.run(["systemctl", "reload", instance]))
+            return
+        shell.run(["systemctl", action, instance])
+
+    def _pid(self, unit: str) -> int:
+        """0 when it does not run."""
+        return int(shell.run(["systemctl", "show", "--value", "--property", "MainPID", unit]))
 
     def scale_workers(self, count: int) -> None:
         require_root()
@@ -281,7 +309,8 @@ class Supervisor(Host):
     def control(self, action: str, instance: str) -> None:
         require_root()
         if action == "restart" and instance == "web":
-            self.call("signalProcess", instance, "HUP")
+            facts = self.call("getProcessInfo", instance)
+            reload_web(facts["pid"], lambda: self.call("signalProcess", instance, "HUP"))
             return
         if action in ("stop", "restart"):
             supervised(self.call, "stopProcess", instance)
