@@ -18,6 +18,8 @@ from websockets.sync.client import connect
 RESTART = 1012
 #: Seconds that an answer may take while processes start on a busy machine.
 PATIENCE = 120
+#: Seconds from one task to the next.
+PAUSE = 4
 #: As a proxy that speaks HTTPS says.
 BY_HTTPS = {"X-Forwarded-Proto": "https"}
 
@@ -37,6 +39,10 @@ class Visitors(AbstractContextManager["Visitors"]):
     failures: list[str] = field(default_factory=list)
     #: The names of the templates that the writers were told are made.
     made: list[str] = field(default_factory=list)
+    #: The name of a template whose task one of them runs every few seconds, if any.
+    template: str = ""
+    #: The ids of those tasks.
+    tasks: list[str] = field(default_factory=list)
     #: How often a live client was sent away and came back.
     returns: int = 0
 
@@ -48,6 +54,8 @@ class Visitors(AbstractContextManager["Visitors"]):
             for keep in (True, True, False, False)
         ]
         self._threads.append(threading.Thread(target=self._watch, daemon=True))
+        if self.template:
+            self._threads.append(threading.Thread(target=self._run_tasks, daemon=True))
 
     def __enter__(self) -> "Visitors":
         for thread in self._threads:
@@ -72,6 +80,14 @@ class Visitors(AbstractContextManager["Visitors"]):
         while any(self.answers[kind] < least for kind, least in goal.items()):
             assert not self.failures, self.failures[:5]
             assert time.monotonic() < deadline, f"{self.answers} {goal}"
+            time.sleep(0.05)
+
+    def wait_for_tasks(self, number: int = 2) -> None:
+        """Until so many more tasks were published."""
+        goal, deadline = len(self.tasks) + number, time.monotonic() + PATIENCE
+        while len(self.tasks) < goal:
+            assert not self.failures, self.failures[:5]
+            assert time.monotonic() < deadline, self.tasks
             time.sleep(0.05)
 
     # --- What they do ---
@@ -102,9 +118,29 @@ class Visitors(AbstractContextManager["Visitors"]):
         if self._ask(http, "POST", "/api/tasks/templates/", keep=keep, body=body):
             self.made.append(name)
 
+    def _run_tasks(self) -> None:
+        path = f"/api/tasks/templates/{self.template}/run/"
+        while not self._leaving.wait(PAUSE):
+            http = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+            try:
+                if answer := self._ask(http, "POST", path, keep=False, body="{}", status=202):
+                    self.tasks.append(json.loads(answer)["task_id"])
+            except (OSError, HTTPException) as error:
+                self.failures.append(f"{path}: {error!r}")
+            finally:
+                http.close()
+
     def _ask(
-        self, http: HTTPConnection, method: str, path: str, *, keep: bool, body: str | None = None
-    ) -> bool:
+        self,
+        http: HTTPConnection,
+        method: str,
+        path: str,
+        *,
+        keep: bool,
+        body: str | None = None,
+        status: int = 0,
+    ) -> bytes:
+        """The answer; nothing when it is not the one that was expected."""
         headers = BY_HTTPS | {
             "Authorization": f"Bearer {self.token}",
             "Content-Type": "application/json",
@@ -114,11 +150,11 @@ class Visitors(AbstractContextManager["Visitors"]):
         http.request(method, path, body, headers)
         answer = http.getresponse()
         text = answer.read()
-        if answer.status != {"GET": 200, "POST": 201}[method]:
+        if answer.status != (status or {"GET": 200, "POST": 201}[method]):
             self.failures.append(f"{method}, keep={keep}: {answer.status} {text[:200]!r}")
-            return False
+            return b""
         self.answers[method] += 1
-        return True
+        return text
 
     def _watch(self) -> None:
         last_id = ""
