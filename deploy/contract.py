@@ -61,7 +61,7 @@ def current() -> Contract:
     graph = MigrationLoader(None).graph
     current_app.loader.import_default_modules()
     return {
-        "version": tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"],
+        "version": _version(),
         "queues": sorted(settings.CELERY_TASK_QUEUES),
         "tasks": {
             name: _task(task)
@@ -70,6 +70,13 @@ def current() -> Contract:
         },
         "migrations": {app: name for app, name in sorted(graph.leaf_nodes()) if app in ours},
     }
+
+
+def _version() -> str:
+    file = PROJECT / "pyproject.toml"
+    if not file.exists():  # as in the image
+        return recorded()["version"]
+    return str(tomllib.loads(file.read_text())["project"]["version"])
 
 
 def _task(task: Any) -> Task:

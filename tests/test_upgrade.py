@@ -18,6 +18,7 @@ pytestmark = pytest.mark.xdist_group("upgrade")
 
 ROOT = Path(__file__).resolve().parent.parent
 HEALTH = "marketplace/health.py"
+QUICKLY = ("--on", "embedded", "--yes", "--watch", "2")
 NO_START = ("marketplace/asgi.py", "import os\n", "import os\nimport nothing_at_all\n")
 
 
@@ -40,10 +41,10 @@ class Clone:
         )
 
     def upgrade(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run("upgrade", "--on", "embedded", "--no-backup", "--yes", *arguments)
+        return self.run("upgrade", *QUICKLY, "--no-backup", *arguments)
 
     def rollback(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return self.run("rollback", "--on", "embedded", "--yes", *arguments)
+        return self.run("rollback", *QUICKLY, *arguments)
 
     def git(self, *arguments: str) -> str:
         identity = ("-c", "user.name=Tests", "-c", "user.email=tests@localhost")

@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     made = cli.parser("rollback", DESCRIPTION, EPILOG)
     made.add_argument("release", metavar="RELEASE", nargs="?", help="the one before by default")
     made.add_argument("--list", action="store_true", help="the releases that ran, and nothing else")
+    rollout.add_watch(made)
     made.add_argument("--yes", action="store_true", help="don't ask")
     return made
 
@@ -43,7 +44,7 @@ def main() -> int | None:
     if release == before:
         raise UsageError(f"{release} is what runs")
     cli.confirm(f"Go back from {before} to {release}?", yes=arguments.yes)
-    rollout.go(changing, release, before=before)
+    rollout.go(changing, release, before=before, watch=arguments.watch)
     cli.say(f"{release} runs")
     return 0
 

@@ -1,5 +1,6 @@
 """Putting one release in the place of another: what upgrade and rollback have in common."""
 
+import argparse
 import json
 import shutil
 from abc import ABC, abstractmethod
@@ -109,27 +110,38 @@ def of(deployment: Deployment) -> Rollout:
     return made
 
 
-def go(rollout: Rollout, release: str, *, before: str) -> None:
-    """To `release`, or back to `before` when it does not become and stay healthy."""
+def add_watch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--watch",
+        metavar="SECONDS",
+        type=float,
+        default=health.SETTLE,
+        help=f"for which everything has to stay healthy afterwards ({health.SETTLE})",
+    )
+
+
+def go(rollout: Rollout, release: str, *, before: str, watch: float) -> None:
+    """To `release`, or back to `before` when it does not become healthy and stay so for `watch`
+    seconds."""
     try:
         cli.say(f"{before} -> {release}")
         rollout.put(release)
         with cli.step("Seeing that it stays healthy"):
-            health.settle(rollout.deployment)
+            health.settle(rollout.deployment, seconds=watch)
     except (OpsError, KeyboardInterrupt) as error:
         reason = str(error) or "interrupted"
         cli.warn(f"{release} did not take over, going back to {before}: {reason}")
-        _go_back(rollout, before, reason)
+        _go_back(rollout, before, reason, watch)
     rollout.history.went_to(release, before=before)
     rollout.prune()
 
 
-def _go_back(rollout: Rollout, before: str, reason: str) -> None:
+def _go_back(rollout: Rollout, before: str, reason: str, watch: float) -> None:
     first = reason.splitlines()[-1]
     try:
         rollout.put(before)
         with cli.step(f"Seeing that {before} is healthy"):
-            health.settle(rollout.deployment)
+            health.settle(rollout.deployment, seconds=watch)
     except OpsError as worse:
         raise OpsError(f"{first}; and {before} did not come back: {worse}") from worse
     raise OpsError(f"{before} runs again: {first}")

