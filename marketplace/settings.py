@@ -63,6 +63,11 @@ if not DEBUG and len(SECRET_KEY.encode()) < SECRET_KEY_BYTES:
         f"{SECRET_KEY_BYTES} are needed (scripts/init-env writes a fresh one)."
     )
 
+# Former keys, which still verify what they signed; scripts/rotate-secrets keeps them.
+SECRET_KEY_FALLBACKS = env.words("DJANGO_SECRET_KEY_FALLBACKS", [])
+for key in SECRET_KEY_FALLBACKS:
+    refuse_public("DJANGO_SECRET_KEY_FALLBACKS", key)
+
 # Flower reads its logins by itself, but loads these settings too: here a public password stops it.
 FLOWER_LOGINS = env.words("FLOWER_BASIC_AUTH", [])
 for login in FLOWER_LOGINS:
@@ -102,7 +107,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "marketplace.limits.LimitsMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "marketplace.sessions.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "marketplace.logins.RefusedLoginMiddleware",
@@ -145,6 +150,7 @@ LOGIN_REDIRECT_URL = "/api/"
 
 STATIC_URL = "/static/"
 STATIC_ROOT = env.text("DJANGO_STATIC_ROOT", str(BASE_DIR / "staticfiles"))
+MEDIA_ROOT = env.text("DJANGO_MEDIA_ROOT", str(BASE_DIR / "media"))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
@@ -206,14 +212,18 @@ LOGIN_FAILURES_SECONDS = env.integer("LOGIN_FAILURES_SECONDS", 900, minimum=1)
 # --- PostgreSQL ----------------------------------------------------------------------------------
 # No statement waits for another's lock without end.
 LOCK_TIMEOUT = env.integer("POSTGRES_LOCK_TIMEOUT_MS", 10_000, minimum=1)
+POSTGRES_PASSWORD_FALLBACK = env.text("POSTGRES_PASSWORD_FALLBACK")
+if POSTGRES_PASSWORD_FALLBACK:
+    refuse_public("POSTGRES_PASSWORD_FALLBACK", POSTGRES_PASSWORD_FALLBACK)
 DATABASES = {
     "default": {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "marketplace.postgresql",
         "HOST": env.text("POSTGRES_HOST", "127.0.0.1"),
         "PORT": env.integer("POSTGRES_PORT", 5432, minimum=1),
         "NAME": env.text("POSTGRES_DB", "marketplace"),
         "USER": env.text("POSTGRES_USER", "marketplace"),
         "PASSWORD": secret("POSTGRES_PASSWORD"),
+        "PASSWORD_FALLBACK": POSTGRES_PASSWORD_FALLBACK,
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
@@ -351,6 +361,8 @@ SIMPLE_JWT = {
     "ACCESS_TOKEN_LIFETIME": timedelta(minutes=15),
     # A new password ends the tokens that came by the old one, as it ends sessions.
     "CHECK_REVOKE_TOKEN": True,
+    "AUTH_TOKEN_CLASSES": ["marketplace.tokens.AccessToken"],
+    "TOKEN_REFRESH_SERIALIZER": "marketplace.tokens.TokenRefreshSerializer",
 }
 
 # --- Celery --------------------------------------------------------------------------------------

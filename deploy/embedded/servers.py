@@ -81,6 +81,8 @@ class Postgres:
     options: dict[str, str] = field(default_factory=dict)
     #: More SQL for the superuser, such as rights that the tests' role needs.
     statements: tuple[str, ...] = ()
+    #: Of the role `operator`, who may do everything, where there is one.
+    operator_password: str = ""
 
     @staticmethod
     def binary(name: str) -> str:
@@ -158,10 +160,22 @@ class Postgres:
             parameters + (COMPOSE / "postgres" / f"{name}.sql").read_text(encoding="utf-8")
             for name in ("roles", "database")
         )
-        statements = (f'CREATE DATABASE "{self.database}"', *self.statements)
+        statements = (
+            f'CREATE DATABASE "{self.database}"',
+            *self._operator(),
+            *self.statements,
+        )
         more = "".join(f"\n{statement};\n" for statement in statements)
         self._as_superuser(data, "postgres", roles + more)
         self._as_superuser(data, self.database, database)
+
+    def _operator(self) -> Iterator[str]:
+        if self.operator_password:
+            yield (
+                "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'operator') "
+                "THEN CREATE ROLE operator; END IF; END $$"
+            )
+            yield f"ALTER ROLE operator LOGIN SUPERUSER PASSWORD '{self.operator_password}'"
 
     def _as_superuser(self, data: Path, database: str, statements: str) -> None:
         """Run the statements, each up to an empty line, in the server's single-user mode."""
@@ -313,12 +327,14 @@ def _from_environment(name: str) -> Server:
             user=environ["POSTGRES_USER"],
             password=environ["POSTGRES_PASSWORD"],
             database=environ["POSTGRES_DB"],
+            operator_password=environ["OPERATOR_PASSWORD"],
         ),
         "redis": lambda: Redis(
             data=folder / "redis",
             port=int(environ["REDIS_PORT"]),
             password=environ["REDIS_PASSWORD"],
             user=environ["REDIS_USER"],
+            operator_password=environ["OPERATOR_PASSWORD"],
         ),
         "aws": lambda: Aws(port=urlsplit(environ["AWS_ENDPOINT_URL"]).port or 80),
     }
@@ -328,6 +344,9 @@ def _from_environment(name: str) -> Server:
 def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in ("postgres", "redis", "aws"):
         sys.exit("usage: python -m deploy.embedded.servers postgres|redis|aws")
+    # Imported, it reads ENV_FILE: a password may be another than when supervisord started.
+    from marketplace import env  # noqa: F401
+
     try:
         server = _from_environment(sys.argv[1])
         server.prepare()

@@ -10,6 +10,7 @@ from typing import Any
 from deploy.ops import shell
 from deploy.ops.deployment import PROJECT, Deployment, Service, State
 from deploy.ops.errors import NotRunning, OpsError
+from deploy.ops.redis import ComposeRedis
 from deploy.ops.settings_file import SettingsFile
 
 LABEL = "com.docker.compose"
@@ -160,6 +161,13 @@ class Compose(Deployment):
     def postgres_environment(self) -> dict[str, str]:
         return self.environment()
 
+    def postgres_admin(self, *command: str) -> tuple[list[str], dict[str, str] | None]:
+        """The container's own user is the superuser."""
+        return self.command("exec", "-T", "postgres", *command), self.environment()
+
+    def redis(self) -> ComposeRedis:
+        return ComposeRedis(self)
+
     def log_command(self, service: Service, *, lines: int, follow: bool) -> list[str]:
         more = ["--follow"] if follow else []
         return ["docker", "logs", "--tail", str(lines), *more, service.instance]
@@ -167,7 +175,12 @@ class Compose(Deployment):
     # --- Changes ---
 
     def start(self, name: str) -> None:
-        self.compose("up", "--detach", "--wait", "--no-deps", "--no-recreate", "--no-build", name)
+        count = sum(
+            item["Config"]["Labels"][f"{LABEL}.service"] == name for item in self.containers()
+        )
+        scale = ("--scale", f"{name}={count}") if count else ()
+        wait = ("--detach", "--wait", "--no-deps", "--no-recreate", "--no-build")
+        self.compose("up", *wait, *scale, name)
 
     def stop(self, name: str) -> None:
         self.compose("stop", name)

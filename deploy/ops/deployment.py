@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.ops import shell
 from deploy.ops.errors import NotRunning, OpsError, UsageError
 from deploy.ops.settings_file import SettingsFile
+
+if TYPE_CHECKING:
+    from deploy.ops.redis import Redis
 
 PROJECT = Path(__file__).resolve().parents[2]
 #: The programs that are ours, in the order in which they start.
@@ -104,6 +107,15 @@ class Deployment(ABC):
     @abstractmethod
     def postgres_environment(self) -> dict[str, str] | None:
         """The environment for `postgres`."""
+
+    def postgres_admin(self, *command: str) -> tuple[list[str], dict[str, str] | None] | None:
+        """The same with its environment, as a role that may make and rename databases, and not
+        connected yet; None: there is no such role's way in from here."""
+        return None
+
+    def redis(self) -> "Redis | None":
+        """Its Redis, to one who may do everything; None: there is no way to be it from here."""
+        return None
 
     @abstractmethod
     def log_command(self, service: Service, *, lines: int, follow: bool) -> list[str]:

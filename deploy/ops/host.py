@@ -12,6 +12,7 @@ from deploy.embedded.supervisor import call
 from deploy.ops import shell
 from deploy.ops.deployment import PROGRAMS, Deployment, Service, State
 from deploy.ops.errors import OpsError
+from deploy.ops.redis import NetworkRedis
 from deploy.ops.settings_file import SettingsFile
 
 USER = "flash-promos"
@@ -87,6 +88,25 @@ class Host(Deployment):
             "PGPASSWORD": self.settings_file.secret("POSTGRES_PASSWORD"),
         }
 
+    def postgres_admin(self, *command: str) -> tuple[list[str], dict[str, str] | None] | None:
+        """Root may be the superuser of a PostgreSQL on this host."""
+        values = self.settings_file.read()
+        is_here = values.get("POSTGRES_HOST", "") in ("", "127.0.0.1", "localhost", "::1")
+        if os.geteuid() != 0 or not is_here or not _is_user("postgres"):
+            return None
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        env["PGPORT"] = values.get("POSTGRES_PORT") or "5432"
+        return ["runuser", "--user", "postgres", "--", "env", "--chdir", "/", *command], env
+
+    def redis(self) -> NetworkRedis | None:
+        try:
+            password = REDIS_OPERATOR.read_text().strip()
+        except OSError:
+            return None
+        values = self.settings_file.read()
+        host, port = values.get("REDIS_HOST") or "127.0.0.1", values.get("REDIS_PORT") or "6379"
+        return NetworkRedis(host, int(port), password, DistributionRedis())
+
     def start(self, name: str) -> None:
         for instance in self.instances(name):
             self.control("start", instance)
@@ -110,6 +130,29 @@ class Host(Deployment):
     @abstractmethod
     def control(self, action: str, instance: str) -> None:
         """start, stop or restart, and wait until it is done."""
+
+
+class DistributionRedis:
+    """The one that install-host set up on this host."""
+
+    def start(self) -> None:
+        require_root()
+        shell.run(["systemctl", "start", "redis-server.service"])
+
+    def stop(self) -> None:
+        require_root()
+        shell.run(["systemctl", "stop", "redis-server.service"])
+
+    def enter(self) -> list[str]:
+        return ["runuser", "--user", "redis", "--"]
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def require_root() -> None:
