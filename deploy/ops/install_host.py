@@ -16,14 +16,13 @@ from deploy.ops.errors import OpsError, UsageError
 from deploy.ops.host import DATA, ETC, HOME, LOGS, MANAGER, USER, WORKERS, Host, Supervisor, Systemd
 from deploy.ops.installing import uninstall
 from deploy.ops.installing.programs import (
-    WRAPPER,
-    WRAPPER_TEXT,
     CurrentRelease,
     Enabled,
     Healthy,
     Migrated,
     Started,
     Units,
+    wrapper,
 )
 from deploy.ops.installing.servers import (
     LocalPostgres,
@@ -37,10 +36,10 @@ from deploy.ops.installing.steps import File, Folder, Packages, Step, User, carr
 from deploy.ops.releases import Releases
 
 DESCRIPTION = """\
-Installs Flash Promos on this Debian host: its user, folders, environment file, Python packages, tables and
-units, and PostgreSQL and Redis where the environment file says that they are here. It looks at everything
-first, then does what is not done yet; run again, it finds nothing to do. A newer release comes by
-scripts/upgrade.
+Installs Flash Promos on this Debian host: user, folders, environment file, Python packages, tables
+and units, and PostgreSQL and Redis where the environment file says that they are here. It looks at
+everything first, then does what is not done yet; run again, it finds nothing to do. A newer release
+comes by scripts/upgrade.
 
   systemd      a unit for each program, which is the usual way
   supervisor   one unit, which runs supervisor, which runs the programs
@@ -48,10 +47,11 @@ scripts/upgrade.
 """
 EPILOG = """\
 examples:
-  sudo scripts/install-host systemd --dry-run       what it would do
-  sudo scripts/install-host systemd --apt           all on this host, from nothing
-  sudo scripts/install-host systemd --env FILE      with settings made ready before (scripts/init-env --print)
-  sudo scripts/install-host systemd --role worker --env FILE     one more host, with workers alone
+  sudo scripts/install-host systemd --dry-run     what it would do
+  sudo scripts/install-host systemd --apt         all on this host, from nothing
+  scripts/init-env --print > my.env               settings to edit, and to install with:
+  sudo scripts/install-host systemd --env my.env
+  sudo scripts/install-host systemd --role worker --env copy-of-the-first-hosts.env
   sudo scripts/install-host uninstall
 """
 QUEUES = "high_priority:default:low_priority"
@@ -68,10 +68,14 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=cli.Formatter,
     )
     made.add_argument("what", choices=(*HOSTS, "uninstall"), metavar="systemd|supervisor|uninstall")
-    made.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    made.add_argument(
+        "--dry-run", action="store_true", help="say what would be done, and do nothing"
+    )
     made.add_argument("--yes", action="store_true", help="delete without a question")
     installing = made.add_argument_group("installing")
-    installing.add_argument("--apt", action="store_true", help="install the Debian packages that are missing")
+    installing.add_argument(
+        "--apt", action="store_true", help="install the Debian packages that are missing"
+    )
     installing.add_argument(
         "--env", type=Path, metavar="FILE", help=f"becomes {PATH} when that is not there"
     )
@@ -161,7 +165,8 @@ def require_alone(what: str) -> None:
     installed = MANAGER.read_text().strip() if MANAGER.exists() else what
     if installed != what:
         raise OpsError(
-            f"this host runs under {installed}: scripts/install-host uninstall first; the data stays"
+            f"this host runs under {installed}: scripts/install-host uninstall first, which keeps "
+            "the data"
         )
     others: list[Deployment | None] = [Compose.find(), Embedded.find()]
     for other in filter(None, others):
@@ -203,7 +208,7 @@ def require_servers(settings: Settings) -> None:
 # --- Installing ----------------------------------------------------------------------------------
 def install(options: argparse.Namespace) -> None:
     require_alone(options.what)
-    role = options.role or role_here()
+    role = options.role or role_here(options.what)
     settings = Settings.plan(options.env, may_be_fresh=role == "all")
     settings.check()
     require_room()
@@ -216,27 +221,31 @@ def install(options: argparse.Namespace) -> None:
     report(options, changes, settings, role)
 
 
-def role_here() -> str:
+def role_here(way: str) -> str:
     """Of what was installed before; all at first."""
-    host = HOSTS[MANAGER.read_text().strip()]() if MANAGER.exists() else None
-    return "worker" if host and not host.instances("web") else "all"
+    return "worker" if instances(way, "worker") and not instances(way, "web") else "all"
 
 
-def packages_for(settings: Settings, role: str) -> tuple[str, ...]:
-    names = ["postgresql-client"]
-    if role == "all":
-        if settings.postgres.is_local and (
-            not shutil.which("psql") or postgres_fault(settings.postgres)
-        ):
-            names.append("postgresql")
-        if settings.redis.is_local and redis_fault(settings.redis):
-            names.append("redis-server")
-    return tuple(names)
+def instances(way: str, name: str) -> list[str]:
+    """Those of an installation before."""
+    return HOSTS[way]().instances(name) if MANAGER.exists() else []
+
+
+def packages_for(settings: Settings, role: str) -> dict[str, str]:
+    """By a program of each."""
+    packages = {"psql": "postgresql-client"}
+    has_postgres = shutil.which("psql") and not postgres_fault(settings.postgres)
+    if role == "all" and settings.postgres.is_local and not has_postgres:
+        packages["pg_ctlcluster"] = "postgresql"
+    if role == "all" and settings.redis.is_local and redis_fault(settings.redis):
+        packages["redis-server"] = "redis-server"
+    return packages
 
 
 def steps(options: argparse.Namespace, role: str, settings: Settings) -> list[Step]:
     host = HOSTS[options.what]()
-    services = PROGRAMS if role == "all" else ("worker", *(("beat",) if options.beat else ()))
+    has_beat = options.beat or bool(instances(options.what, "beat"))
+    services = PROGRAMS if role == "all" else ("worker", "beat") if has_beat else ("worker",)
     return [
         User(),
         Folder(ETC, 0o750, "root", USER),
@@ -247,9 +256,9 @@ def steps(options: argparse.Namespace, role: str, settings: Settings) -> list[St
         *(server_steps(options, settings) if role == "all" else ()),
         CurrentRelease(),
         Migrated(host, may_migrate=role == "all"),
-        File(WRAPPER, WRAPPER_TEXT, 0o755),
+        wrapper(),
         File(MANAGER, f"{options.what}\n"),
-        *program_steps(options, services),
+        *program_steps(options, services, settings),
         Healthy(host, services, settings.web),
     ]
 
@@ -260,21 +269,24 @@ def server_steps(options: argparse.Namespace, settings: Settings) -> list[Step]:
         found.append(LocalPostgres(settings.postgres))
     if settings.redis.is_local:
         maxmemory = settings.get("REDIS_MAXMEMORY", "256mb")
-        found.append(LocalRedis(settings.redis, maxmemory, is_shared(options)))
+        found.append(LocalRedis(settings.redis, maxmemory, bool(options.share)))
     if options.share:
         found.append(SharedPostgres(settings.postgres, options.share))
     return found
 
 
-def program_steps(options: argparse.Namespace, services: tuple[str, ...]) -> list[Step]:
-    folder = PROJECT / "deploy" / "systemd"
-    worker = f"{WORKERS}{options.queues or QUEUES}.service"
-    units = tuple(
-        worker if name == "worker" else f"marketplace-{name}.service" for name in services
-    )
-    wanted = ("marketplace.target", *units)
-    names = tuple(sorted(path.name for path in folder.iterdir()))
-    return [Units(folder, names), Enabled(wanted), Started(wanted)]
+def program_steps(
+    options: argparse.Namespace, services: tuple[str, ...], settings: Settings
+) -> list[Step]:
+    if options.what == "systemd":
+        workers = instances("systemd", "worker") if not options.queues else []
+        workers = workers or [f"{WORKERS}{options.queues or QUEUES}.service"]
+        sockets = ["marketplace-web.socket"] if "web" in services else []
+        others = [f"marketplace-{name}.service" for name in services if name != "worker"]
+        wanted = ("marketplace.target", *sockets, *others, *workers)
+    else:
+        wanted = ("marketplace-supervisor.service",)
+    return [Units(options.what, settings.web), Enabled(wanted), Started(wanted)]
 
 
 def report(options: argparse.Namespace, changes: int, settings: Settings, role: str) -> None:

@@ -8,31 +8,23 @@ from pathlib import Path
 from deploy.ops import shell
 from deploy.ops.deployment import PROJECT, State
 from deploy.ops.errors import OpsError
-from deploy.ops.host import HOME, Host
+from deploy.ops.host import Host
 from deploy.ops.installing.steps import File, Step
 from deploy.ops.releases import Releases
 
 UNITS = Path("/etc/systemd/system")
+UNIT_TYPES = {".service", ".socket", ".target", ".slice", ".timer", ".path"}
+#: What holds for all services of ours.
+SHARED = Path("marketplace-.service.d", "common.conf")
+DEFAULT_BIND = ("127.0.0.1", 8000)
 WRAPPER = Path("/usr/local/bin/flash-promos")
 #: Seconds that all programs have to become healthy.
 HEALTHY_SECONDS = 180
-WRAPPER_TEXT = f"""\
-#!/bin/sh
-# Runs a command of the release that is current: `flash-promos status`. Written by scripts/install-host.
-scripts={HOME}/current/scripts
-case "${{1:-}}" in
-    '' | -h | --help | */*)
-        echo "Usage: flash-promos COMMAND [ARGUMENT ...]; each COMMAND --help says more. The commands:"
-        grep -l 'lib/ops\\.sh' "$scripts"/* | sed 's|.*/|  |'
-        [ "${{1:-}}" = -h ] || [ "${{1:-}}" = --help ] || exit 2
-        exit
-        ;;
-esac
-[ -x "$scripts/$1" ] || {{ echo "error: there is no command $1; flash-promos --help lists them" >&2; exit 2; }}
-command=$1
-shift
-exec "$scripts/$command" "$@"
-"""
+
+
+def wrapper() -> File:
+    """`flash-promos status` on this host."""
+    return File(WRAPPER, Path(__file__).with_name("flash-promos").read_text("utf-8"), 0o755)
 
 
 class CurrentRelease(Step):
@@ -85,29 +77,43 @@ class Migrated(Step):
         )
 
 
-@dataclass(frozen=True)
 class Units(Step):
-    """The unit files, as the release has them."""
+    """The units of this way, and what they share, as the release has them."""
 
-    folder: Path
-    names: tuple[str, ...]
+    def __init__(self, way: str, web: tuple[str, int]) -> None:
+        systemd, supervisor = PROJECT / "deploy" / "systemd", PROJECT / "deploy" / "supervisor"
+        if way == "systemd":
+            sources = [path for path in systemd.iterdir() if path.suffix in UNIT_TYPES]
+        else:
+            sources = list(supervisor.glob("*.service"))
+        sources.append(systemd / SHARED)
+        self.files = [self._file(path.parent, path.name) for path in sorted(sources)]
+        if way == "systemd" and web != DEFAULT_BIND:
+            self.files.append(File(UNITS / "marketplace-web.socket.d" / "bind.conf", listen(web)))
+
+    @staticmethod
+    def _file(folder: Path, name: str) -> File:
+        into = UNITS / folder.name if folder.suffix == ".d" else UNITS
+        return File(into / name, (folder / name).read_text(encoding="utf-8"))
 
     def describe(self) -> str:
-        return f"install the units {' '.join(self.names)}"
-
-    def _files(self) -> list[File]:
-        return [
-            File(UNITS / name, (self.folder / name).read_text(encoding="utf-8"))
-            for name in self.names
-        ]
+        return f"write {len(self.files)} files of units to {UNITS}"
 
     def is_done(self) -> bool:
-        return all(file.is_done() for file in self._files())
+        return all(file.is_done() for file in self.files)
 
     def do(self) -> None:
-        for file in self._files():
+        for file in self.files:
+            file.path.parent.mkdir(exist_ok=True)
             file.do()
         shell.run(["systemctl", "daemon-reload"])
+
+
+def listen(web: tuple[str, int]) -> str:
+    """systemd's socket where WEB_BIND says; the web itself does not open it."""
+    address, port = web
+    host = f"[{address}]" if ":" in address else address
+    return f"[Socket]\nListenStream=\nListenStream={host}:{port}\n"
 
 
 @dataclass(frozen=True)
@@ -136,12 +142,13 @@ class Started(Step):
 
     def is_done(self) -> bool:
         states = shell.try_run(["systemctl", "is-active", *self.units]).stdout.split()
-        return states == ["active"] * len(self.units)
+        return set(states) <= {"active", "activating", "reloading"}
 
     def do(self) -> None:
         # One that failed too often is given another chance.
         shell.try_run(["systemctl", "reset-failed", *self.units])
-        shell.run(["systemctl", "start", *self.units])
+        # Whether they come up is for the next step to see, which says more when they do not.
+        shell.run(["systemctl", "start", "--no-block", *self.units])
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from deploy.ops import shell
 from deploy.ops.deployment import PROJECT
 from deploy.ops.errors import OpsError
-from deploy.ops.host import REDIS_OPERATOR, USER
+from deploy.ops.host import REDIS_OPERATOR
 from deploy.ops.installing import redis
 from deploy.ops.installing.settings import PATH, Server
-from deploy.ops.installing.steps import File, Step, give
+from deploy.ops.installing.steps import File, Step
 
 OLDEST_POSTGRES = 14
 #: Seconds that a server has to start.
@@ -172,7 +172,9 @@ def redis_fault(server: Server) -> str:
     try:
         redis.ask(server.host, server.port, probe, login=(server.user, server.password))
     except redis.Refused as error:
-        return f"Redis at {server.place} refuses {server.user} (REDIS_USER, REDIS_PASSWORD): {error}"
+        return (
+            f"Redis at {server.place} refuses {server.user} (REDIS_USER, REDIS_PASSWORD): {error}"
+        )
     except OSError as error:
         return f"Redis at {server.place} does not answer: {error}"
     return ""
@@ -183,6 +185,11 @@ def redis_version() -> tuple[int, ...]:
     return tuple(map(int, found.groups())) if found else (0, 0)
 
 
+def is_redis_shared() -> bool:
+    """Whether an installation before let other hosts in."""
+    return REDIS_OURS.exists() and "bind *" in REDIS_OURS.read_text(encoding="utf-8")
+
+
 @dataclass(frozen=True)
 class LocalRedis(Step):
     """The distribution's Redis as this application's broker: its users, an append-only file, no
@@ -190,7 +197,7 @@ class LocalRedis(Step):
 
     server: Server
     maxmemory: str
-    #: Whether other hosts come, too.
+    #: Whether other hosts come, too; once they do they may.
     is_shared: bool
 
     def describe(self) -> str:
@@ -245,7 +252,7 @@ class LocalRedis(Step):
         return ours == self._configuration() and INCLUDE in all_
 
     def _configuration(self) -> str:
-        bind = "* -::*" if self.is_shared else "127.0.0.1 -::1"
+        bind = "* -::*" if self.is_shared or is_redis_shared() else "127.0.0.1 -::1"
         return (
             "# Written by Flash Promos' scripts/install-host.\n"
             f"port {self.server.port}\n"

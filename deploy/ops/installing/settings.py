@@ -93,7 +93,9 @@ class Settings:
         if self.get("DJANGO_DEBUG", "0").lower() in ("1", "true", "yes", "on"):
             raise OpsError(f"DJANGO_DEBUG is on in {PATH}: that is for development alone")
         if self.values.get("DJANGO_STATIC_ROOT"):
-            raise OpsError(f"DJANGO_STATIC_ROOT is set in {PATH}: each release brings its own files")
+            raise OpsError(
+                f"DJANGO_STATIC_ROOT is set in {PATH}: each release brings its own files"
+            )
 
     def _secret(self, name: str) -> str:
         try:

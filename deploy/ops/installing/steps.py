@@ -3,6 +3,7 @@
 import grp
 import os
 import pwd
+import shutil
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -59,13 +60,12 @@ def sentence(text: str) -> str:
 class Packages(Step):
     """Debian packages; who does not want them installed gets the command."""
 
-    names: tuple[str, ...]
+    #: By a program of each, as a server may also come from elsewhere.
+    programs: dict[str, str]
     may_install: bool
 
     def missing(self) -> list[str]:
-        query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Status}\n"]
-        listed = shell.try_run([*query, *self.names]).stdout.splitlines()
-        return [name for name in self.names if f"{name} installed" not in listed]
+        return [name for program, name in self.programs.items() if not shutil.which(program)]
 
     def describe(self) -> str:
         return f"install the packages {' '.join(self.missing())}"

@@ -89,7 +89,9 @@ class DatabaseDropped(Step):
         assert cluster is not None  # noqa: S101  is_done
         (cluster.folder / "conf.d" / "flash-promos.conf").unlink(missing_ok=True)
         entries = cluster.folder / "pg_hba.conf"
-        kept = [line for line in entries.read_text().splitlines(True) if "Flash Promos'" not in line]
+        kept = [
+            line for line in entries.read_text().splitlines(True) if "Flash Promos'" not in line
+        ]
         File(entries, "".join(kept), 0o640, "postgres", "postgres").do()
         shell.run(["systemctl", "restart", cluster.unit])
 
