@@ -26,7 +26,7 @@ BY_HTTPS = {"X-Forwarded-Proto": "https"}
 
 @dataclass
 class Visitors(AbstractContextManager["Visitors"]):
-    """At work while the context lasts, on `127.0.0.1:port`, as a member of the staff.
+    """At work while the context lasts, on `host:port`, as a member of the staff.
 
     Half of them keep their connections, the others open one for each request. What goes wrong
     for anyone of them, such as a connection that is reset, stands in `failures`.
@@ -35,6 +35,7 @@ class Visitors(AbstractContextManager["Visitors"]):
     port: int
     token: str
     cookie: str
+    host: str = "127.0.0.1"
     answers: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     #: The names of the templates that the writers were told are made.
@@ -98,7 +99,7 @@ class Visitors(AbstractContextManager["Visitors"]):
         self._visit("POST", keep)
 
     def _visit(self, method: str, keep: bool) -> None:
-        http = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        http = HTTPConnection(self.host, self.port, timeout=PATIENCE)
         mine = secrets.token_hex(8)
         for number in count():
             if self._leaving.is_set():
@@ -121,7 +122,7 @@ class Visitors(AbstractContextManager["Visitors"]):
     def _run_tasks(self) -> None:
         path = f"/api/tasks/templates/{self.template}/run/"
         while not self._leaving.wait(PAUSE):
-            http = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+            http = HTTPConnection(self.host, self.port, timeout=PATIENCE)
             try:
                 if answer := self._ask(http, "POST", path, keep=False, body="{}", status=202):
                     self.tasks.append(json.loads(answer)["task_id"])
@@ -169,7 +170,7 @@ class Visitors(AbstractContextManager["Visitors"]):
                 self.failures.append(f"WebSocket: {error!r}")
 
     def _follow(self, last_id: str) -> str:
-        url = f"ws://127.0.0.1:{self.port}/ws/tasks/" + (f"?last_id={last_id}" if last_id else "")
+        url = f"ws://{self.host}:{self.port}/ws/tasks/" + (f"?last_id={last_id}" if last_id else "")
         headers = BY_HTTPS | {"Cookie": self.cookie}
         with connect(url, additional_headers=headers, open_timeout=PATIENCE) as client:
             while not self._leaving.is_set():

@@ -1,6 +1,7 @@
 """Whether a deployment does its work: its processes stay up, the web is ready, workers consume."""
 
 import json
+import os
 import time
 import urllib.error
 import urllib.request
@@ -9,10 +10,10 @@ from deploy.ops import shell
 from deploy.ops.compose import Compose
 from deploy.ops.deployment import PROGRAMS, Deployment, Service, State
 from deploy.ops.embedded import Embedded
-from deploy.ops.errors import NotRunning, OpsError
+from deploy.ops.errors import NotRunning, OpsError, UsageError
 
-#: Seconds that everything has to come up in, and then to stay up.
-PATIENCE, SETTLE = 120, 15
+#: Seconds that everything has to stay up, once it is.
+SETTLE = 15
 _CONTRACT = "print(open('deploy/contract.json').read())"
 # 127.0.0.1 is behind nobody's proxy.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -27,9 +28,17 @@ def require(deployment: Deployment) -> None:
         raise OpsError(problem)
 
 
-def settle(deployment: Deployment, *, patience: float = PATIENCE, seconds: float = SETTLE) -> None:
+def patience() -> float:
+    """Seconds that everything has to become healthy in, as scripts/rolling-restart has it."""
+    text = os.environ.get("HEALTHY_WITHIN") or "300"
+    if not text.isdecimal():
+        raise UsageError(f"HEALTHY_WITHIN={text}: expected seconds")
+    return float(text)
+
+
+def settle(deployment: Deployment, *, seconds: float = SETTLE) -> None:
     """Wait until all is well and has been for so many seconds; an OpsError says what is not."""
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + patience()
     while problem := _problem(deployment, _programs(deployment)):
         if time.monotonic() > deadline:
             raise OpsError(problem)

@@ -1,18 +1,25 @@
 """Releases on a bare host: folders under /opt/flash-promos/releases."""
 
-import sys
 from pathlib import Path
 
 from deploy.ops import cli, shell
-from deploy.ops.deployment import PROGRAMS, PROJECT
+from deploy.ops.deployment import PROGRAMS, PROJECT, Service
 from deploy.ops.errors import OpsError
 from deploy.ops.host import HOME, Host, require_root
+from deploy.ops.installing.programs import Units
+from deploy.ops.installing.settings import Settings
 from deploy.ops.releases import Releases
 from deploy.ops.rollout import KEPT, Rollout
+
+#: Ends with an error when the web would not start.
+CHECK = (
+    "python -m gunicorn --check-config --config deploy/gunicorn.conf.py marketplace.asgi".split()
+)
 
 
 class HostRollout(Rollout):
     deployment: Host
+    ROOM = 1000
 
     def __init__(self, deployment: Host) -> None:
         super().__init__(deployment)
@@ -50,19 +57,29 @@ class HostRollout(Rollout):
         self.releases.get(release)
 
     def put(self, release: str) -> None:
+        made = self.releases.get(release)
         if release != self.running():
-            self._migrate(release)
-            self.releases.switch(self.releases.get(release))
+            with cli.step("Seeing whether it starts"):
+                shell.run(self._of(release, *CHECK), env=self.deployment.environment())
+            with cli.step("Migrating the database"):
+                migrate = self._of(release, "python", "manage.py", "migrate", "--noinput")
+                shell.run(migrate, env=self.deployment.environment())
+            self.releases.switch(made)
+        units = Units(self.deployment.way, Settings(self.deployment.settings_file).web, made.path)
+        if not units.is_done():
+            units.do()
         for service in self.deployment.services():
             if service.name in PROGRAMS and service.version != release:
-                cli.say(f"Restarting {service.instance}")
-                self.deployment.control("restart", service.instance)
+                with cli.step(f"Restarting {service.instance}"):
+                    self._restart(service)
 
-    def _migrate(self, release: str) -> None:
-        cli.say("Migrating the database")
-        command = self._of(release, "python", "manage.py", "migrate", "--noinput")
-        sys.stdout.flush()
-        shell.stream(command, env=self.deployment.environment())
+    def _restart(self, service: Service) -> None:
+        """The web's clients notice nothing: its socket is systemd's, and supervisor's web starts
+        new processes before the old ones go. A worker finishes its tasks first."""
+        if self.deployment.way == "systemd":
+            shell.run(["systemctl", "restart", service.instance])
+        else:
+            self.deployment.control("restart", service.instance)
 
     def prune(self) -> None:
         self.releases.prune(KEPT)

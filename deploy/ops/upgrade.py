@@ -18,6 +18,8 @@ RELEASE, which may be left out:
   bare hosts   folder of a clone (this one)
   embedded     none: what this clone holds is what runs next
 
+HEALTHY_WITHIN in the shell: seconds that a new process has to become healthy (300)
+
 examples:
   git pull && scripts/upgrade        the source as it is now
   scripts/upgrade 1.4.0-3f9a2c71     an image that scripts/images loaded
@@ -41,6 +43,7 @@ def main() -> int | None:
     cli.say(deployment.describe())
     with cli.step("Checking that it is healthy"):
         changing.check()
+        health.patience()
         health.require(deployment)
     release = changing.make(arguments.release)
     before = changing.running()

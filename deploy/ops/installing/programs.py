@@ -80,8 +80,8 @@ class Migrated(Step):
 class Units(Step):
     """The units of this way, and what they share, as the release has them."""
 
-    def __init__(self, way: str, web: tuple[str, int]) -> None:
-        systemd, supervisor = PROJECT / "deploy" / "systemd", PROJECT / "deploy" / "supervisor"
+    def __init__(self, way: str, web: tuple[str, int], release: Path = PROJECT) -> None:
+        systemd, supervisor = release / "deploy" / "systemd", release / "deploy" / "supervisor"
         if way == "systemd":
             sources = [path for path in systemd.iterdir() if path.suffix in UNIT_TYPES]
         else:
