@@ -244,7 +244,11 @@ class Change:
 
     def _open(self) -> None:
         with cli.step("Opening the site"):
-            self.deployment.compose("start", *PROGRAMS)
+            for name in PROGRAMS:
+                count = len(self.deployment.compose("ps", "--all", "--quiet", name).split())
+                # Made anew: .env is another one.
+                up = ("up", "--detach", "--wait", "--no-deps", "--scale", f"{name}={count}", name)
+                self.deployment.compose(*up)
             health.settle(self.deployment)
 
     def _go_back(self) -> None:
