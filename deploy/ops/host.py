@@ -263,7 +263,9 @@ class Systemd(Host):
         if action == "restart" and "-web." in instance and (pid := self._pid(instance)):
             reload_web(pid, lambda: shell.run(["systemctl", "reload", instance]))
             return
-        shell.run(["systemctl", action, instance])
+        # A web whose socket is open would be started by the next who connects.
+        socket = ["marketplace-web.socket"] if action == "stop" and "-web." in instance else []
+        shell.run(["systemctl", action, *socket, instance])
 
     def _pid(self, unit: str) -> int:
         """0 when it does not run."""
