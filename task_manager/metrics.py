@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import (
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from marketplace import sentinel
 from marketplace.broker import REASONS, REFUSED
 from marketplace.metrics import PREFIX
 from task_manager.clients.broker import Broker
@@ -96,6 +97,7 @@ def from_redis() -> Iterator[Metric]:
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
         retry=Retry(NoBackoff(), 0),
+        **sentinel.options(),
     )
     with client:
         lag = backlog(client)

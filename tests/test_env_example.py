@@ -62,7 +62,9 @@ def read_by_compose(file: str) -> dict[str, str]:
 CODE = read_by_code()
 DEVELOPMENT = read_by_compose("docker-compose.yml")
 PRODUCTION = read_by_compose("docker-compose.prod.yml")
-OVERLAYS = read_by_compose("deploy/monitoring/docker-compose.yml")
+OVERLAYS = read_by_compose("deploy/monitoring/docker-compose.yml") | read_by_compose(
+    "compose/sentinel.yml"
+)
 
 
 def is_celery(name: str) -> bool:
@@ -134,7 +136,8 @@ def test_every_secret_may_come_from_a_file_under_compose() -> None:
     text = (PROJECT / "compose/secrets.yml").read_text(encoding="utf-8")
     secret = re.compile(r"_PASSWORD|_SECRET$|_SECRET_(ACCESS_)?KEY|_TOKEN|_AUTH$")
     # boto3 has a file of its own, the demonstration is not for production, an overlay not for all.
-    left_out = {"AWS_SECRET_ACCESS_KEY", "DEMO_PASSWORD", "GRAFANA_PASSWORD"}
+    of_overlays = {"GRAFANA_PASSWORD", "REDIS_SENTINEL_PASSWORD"}
+    left_out = {"AWS_SECRET_ACCESS_KEY", "DEMO_PASSWORD"} | of_overlays
     of_the_application = {name for name in EXAMPLE if secret.search(name)} - left_out
     variables = set(re.findall(r"^    ([A-Z_]+)_FILE: /run/secrets/\1$", text, re.M))
     assert variables == of_the_application
