@@ -121,6 +121,9 @@ def _are_texts(*values: Any) -> bool:
 
 
 @contextmanager
-def broker() -> Iterator[Broker]:
-    with current_app.connection_for_read() as connection:
+def broker(*, seconds: float | None = None) -> Iterator[Broker]:
+    """Each call to it may take `seconds`; the settings' own time-outs otherwise."""
+    timeouts = {"socket_timeout": seconds, "socket_connect_timeout": seconds, "max_retries": 1}
+    options: Any = {"transport_options": timeouts} if seconds is not None else {}
+    with current_app.connection_for_read(**options) as connection:
         yield Broker(connection.default_channel)

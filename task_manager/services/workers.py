@@ -48,6 +48,21 @@ def _from_celery() -> dict[str, dict[str, Any]]:
     }
 
 
+def workers_consuming(names: list[str]) -> dict[str, dict[str, Any]]:
+    """What those of them that answer take tasks from, and how many they run."""
+    if not names:
+        return {}
+    inspect = _inspect(destination=names, limit=len(names))
+    queues, active = inspect.active_queues() or {}, inspect.active() or {}
+    return {
+        name: {
+            "queues": sorted(queue["name"] for queue in queues[name]),
+            "active": len(active.get(name, [])),
+        }
+        for name in queues
+    }
+
+
 def _inspect(**options: Any) -> Any:
     return current_app.control.inspect(timeout=TIMEOUT, **options)
 
