@@ -1,5 +1,6 @@
 """Clients of a Redis whose master changes, found by real sentinels."""
 
+import ast
 import asyncio
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from marketplace import broker, results, sentinel
 from marketplace.celery import app
 from tests.processes import wait_until
 
+PROJECT = Path(__file__).resolve().parents[2]
 PASSWORD = "a password of Redis"
 NAME = "marketplace"
 
@@ -164,3 +166,17 @@ def test_live_updates_find_the_master_too(group: Group, settings: Any) -> None:
 def test_without_sentinels_a_client_connects_by_its_address() -> None:
     assert sentinel.options() == {}
     assert sentinel.async_options() == {}
+
+
+def test_no_client_of_redis_is_made_without_them() -> None:
+    """A connection pool's from_url, or a client's, in whatever module."""
+    sources = [
+        path
+        for app in ("marketplace", "promotions", "task_manager")
+        for path in (PROJECT / app).rglob("*.py")
+        if "tests" not in path.parts
+    ]
+    for path in sources:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".from_url"):
+                assert "**sentinel." in ast.unparse(node), f"{path}:{node.lineno}"
