@@ -25,6 +25,7 @@ examples:
 """
 #: The node of everything that keeps something on it.
 DATA_NODE = "node.labels.flash-promos == data"
+RESOURCES = ("networks", "volumes", "secrets", "configs")
 #: Of Compose alone: a stack starts everything at once, and builds and pulls nothing.
 UNKNOWN = ("build", "container_name", "depends_on", "profiles", "pull_policy", "security_opt")
 
@@ -71,17 +72,15 @@ def costs(config: dict[str, Any]) -> list[str]:
         for port in service.get("ports", ()):
             if port.get("host_ip"):
                 found.append(
-                    f"{name}: port {port['published']} is open on every address of its node, not on "
-                    f"{port['host_ip']} alone: a firewall must close it"
+                    f"{name}: port {port['published']} is open on every address of its node, and "
+                    f"not on {port['host_ip']} alone: close it by a firewall"
                 )
     return found
 
 
 def stack(config: dict[str, Any]) -> dict[str, Any]:
     """The stack file of what `docker compose config` says."""
-    made = {
-        key: config[key] for key in ("networks", "volumes", "secrets", "configs") if key in config
-    }
+    made: dict[str, Any] = {key: config[key] for key in RESOURCES if key in config}
     # Compose names them by its project, Swarm by its stack.
     for resources in made.values():
         for resource in resources.values():
@@ -91,7 +90,7 @@ def stack(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def service_of(given: dict[str, Any]) -> dict[str, Any]:
-    made = {key: value for key, value in given.items() if key not in UNKNOWN}
+    made = {key: value for key, value in given.items() if key not in UNKNOWN and value is not None}
     made["deploy"] = _deploy(made)
     if ports := made.get("ports"):
         made["ports"] = [_port(port) for port in ports]
