@@ -51,10 +51,10 @@ def from_broker() -> dict[str, Any]:
 
 
 def _workers() -> dict[str, dict[str, Any]]:
-    """Those alive by name; `queues` and `active` are None for one that does not answer."""
+    """Those alive by name; of one that does not answer the rest is None."""
     alive = cancellations().signs_of_life(seconds=ALIVE_SECONDS)
     told = workers_consuming(list(alive))
-    silent = {"queues": None, "active": None}
+    silent = dict.fromkeys(("queues", "active", "concurrency", "pid"))
     return {
         name: {"last_seen_seconds": seconds, **told.get(name, silent)}
         for name, seconds in sorted(alive.items())

@@ -75,7 +75,7 @@ class Compose(Deployment):
         return f"Compose project {self.project} ({kind}) in {PROJECT}"
 
     @property
-    def is_production(self) -> bool:
+    def is_production(self) -> bool:  # type: ignore[override]
         return "docker-compose.prod.yml" in self.files
 
     @property
@@ -100,6 +100,11 @@ class Compose(Deployment):
         """What Compose makes of the files and variables."""
         read: dict[str, Any] = json.loads(self.compose("config", "--format", "json"))
         return read
+
+    def folders(self) -> list[Path]:
+        done = shell.try_run(["docker", "info", "--format", "{{.DockerRootDir}}"], timeout=20)
+        # Docker may be another machine's.
+        return [PROJECT, *(path for path in [Path(done.stdout.strip())] if path.is_absolute())]
 
     # --- Services ---
 
@@ -160,9 +165,15 @@ class Compose(Deployment):
     def postgres_environment(self) -> dict[str, str]:
         return self.environment()
 
-    def log_command(self, service: Service, *, lines: int, follow: bool) -> list[str]:
+    def log_command(
+        self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
+    ) -> list[str]:
         more = ["--follow"] if follow else []
-        return ["docker", "logs", "--tail", str(lines), *more, service.instance]
+        more += ["--tail", str(lines)] if lines is not None else []
+        more += ["--since", since.isoformat()] if since else []
+        # A container's two streams in their order.
+        script = 'exec docker logs "$@" 2>&1'
+        return ["sh", "-c", script, "logs", *more, service.instance]
 
     # --- Changes ---
 
@@ -212,6 +223,7 @@ def _service(item: dict[str, Any], memory: int | None) -> Service:
         started_at=_time(state["StartedAt"]) if state["Running"] else None,
         memory=memory,
         memory_limit=item["HostConfig"]["Memory"] or None,
+        host=item["Config"]["Hostname"],
     )
 
 

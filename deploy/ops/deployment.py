@@ -39,11 +39,16 @@ class Service:
     #: Bytes; None when unknown or unlimited.
     memory: int | None = None
     memory_limit: int | None = None
+    #: A worker's node ends in `@host`; its process there, None where it has the host for itself.
+    host: str = ""
+    pid: int | None = None
 
 
 class Deployment(ABC):
     #: compose, systemd, supervisor or embedded.
     way: str
+    #: Whether somebody depends on it: then it has backups.
+    is_production: bool
 
     # --- What it is ---
 
@@ -60,6 +65,10 @@ class Deployment(ABC):
     @abstractmethod
     def data(self) -> Path:
         """The folder for what the commands keep: backups, copies of purged messages."""
+
+    @abstractmethod
+    def folders(self) -> list[Path]:
+        """Where data and logs lie, whose disks must not fill."""
 
     @abstractmethod
     def services(self) -> list[Service]:
@@ -106,8 +115,11 @@ class Deployment(ABC):
         """The environment for `postgres`."""
 
     @abstractmethod
-    def log_command(self, service: Service, *, lines: int, follow: bool) -> list[str]:
-        """The command line that prints a service's log."""
+    def log_command(
+        self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
+    ) -> list[str]:
+        """The command line that prints a service's log: its last lines, None for all there are;
+        where the log is a file, `since` is left to the caller."""
 
     # --- Changes ---
 
