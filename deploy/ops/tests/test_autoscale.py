@@ -1,12 +1,13 @@
 """How many workers `scripts/autoscale` wants, and that it gets them."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 
 import pytest
 
+from deploy.embedded.folder import Folder
 from deploy.ops.autoscale import Look, Rules, decide, look
+from deploy.ops.embedded import Embedded
 from tests.embedded import ROOT, Quickstart, running_embedded
 
 RULES = Rules(minimum=1, maximum=8, wait=30, calm=300)
@@ -66,8 +67,7 @@ def test_workers_come_with_the_load_and_go_with_it(quickstart: Quickstart) -> No
     rules = ["--max", "2", "--wait", "1", "--calm", "2", "--every", "1"]
     command = [str(ROOT / "scripts" / "autoscale"), "--on", "embedded", *rules]
     environment = quickstart.shell(PYTHONUNBUFFERED="1")
-    publish = [sys.executable, str(ROOT / "manage.py"), "shell", "-v", "0", "-c", PUBLISH]
-    subprocess.run(publish, env=environment | quickstart.values, check=True, timeout=60)
+    Embedded(Folder(quickstart.folder)).manage("shell", "-v", "0", "-c", PUBLISH)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
