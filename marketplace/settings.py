@@ -10,7 +10,8 @@ from urllib.parse import quote
 from django.core.exceptions import ImproperlyConfigured
 
 from marketplace import celery_options, logs
-from marketplace.env import Env, parse_list
+from marketplace.env import Env, parse_addresses, parse_list
+from marketplace.sentinel import MasterConnection
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Env()
@@ -249,6 +250,9 @@ REDIS_URL = "redis://{credentials}{host}:{port}/{database}".format(
     port=REDIS_PORT,
     database=env.integer("REDIS_DATABASE", 0),
 )
+# With these marketplace.sentinel finds the master, and REDIS_HOST and REDIS_PORT count for nothing.
+REDIS_SENTINELS: list[tuple[str, int]] = env.read("REDIS_SENTINELS", [], parse_addresses)
+REDIS_SENTINEL_MASTER = env.text("REDIS_SENTINEL_MASTER", "marketplace")
 
 # --- AWS: SNS and SQS ----------------------------------------------------------------------------
 # Credentials come from the usual AWS_* variables, which boto3 reads by itself.
@@ -419,7 +423,9 @@ CELERY_BEAT_SCHEDULER = "marketplace.beat.Scheduler"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
 # Without Celery's prefix: RedBeat warns of a fallback unless it finds these very names.
 REDBEAT_REDIS_URL = REDIS_URL
-REDBEAT_REDIS_OPTIONS = REDIS_OPTIONS
+REDBEAT_REDIS_OPTIONS = REDIS_OPTIONS | (
+    {"connection_class": MasterConnection} if REDIS_SENTINELS else {}
+)
 # A dead beat's lock frees itself after this long, and the standby goes on.
 CELERY_REDBEAT_LOCK_TIMEOUT = 15
 
