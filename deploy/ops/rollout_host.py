@@ -13,7 +13,7 @@ from deploy.ops.rollout import KEPT, Rollout
 
 #: Ends with an error when the web would not start.
 CHECK = (
-    "python -m gunicorn --check-config --config deploy/gunicorn.conf.py marketplace.asgi".split()
+    ["python", "-m", "gunicorn", "--check-config", "--config", "deploy/gunicorn.conf.py", "marketplace.asgi"]
 )
 
 
