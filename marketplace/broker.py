@@ -23,6 +23,8 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 
+from marketplace import sentinel
+
 logger = logging.getLogger(__name__)
 
 #: Rung at each publication.
@@ -288,6 +290,10 @@ class Channel(kombu_redis.Channel):
         if self.connection is None or self.connection.client is None:
             raise redis.ConnectionError("The channel's connection was closed.")
         return super()._connparams(asynchronous)
+
+    @property
+    def connection_class(self) -> Any:
+        return sentinel.options().get("connection_class", redis.Connection)
 
     # --- Taking ---
     def _brpop_start(self, timeout: float | None = None) -> None:

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.ops import shell
 from deploy.ops.errors import NotRunning, OpsError, UsageError
 from deploy.ops.settings_file import SettingsFile
+
+if TYPE_CHECKING:
+    from deploy.ops.redis import Redis
 
 PROJECT = Path(__file__).resolve().parents[2]
 #: The programs that are ours, in the order in which they start.
@@ -40,11 +43,16 @@ class Service:
     #: Bytes; None when unknown or unlimited.
     memory: int | None = None
     memory_limit: int | None = None
+    #: A worker's node ends in `@host`; its process there, None where it has the host for itself.
+    host: str = ""
+    pid: int | None = None
 
 
 class Deployment(ABC):
     #: compose, systemd, supervisor or embedded.
     way: str
+    #: Whether somebody depends on it: then it has backups.
+    is_production: bool
 
     # --- What it is ---
 
@@ -61,6 +69,10 @@ class Deployment(ABC):
     @abstractmethod
     def data(self) -> Path:
         """The folder for what the commands keep: backups, copies of purged messages."""
+
+    @abstractmethod
+    def folders(self) -> list[Path]:
+        """Where data and logs lie, whose disks must not fill."""
 
     @abstractmethod
     def services(self) -> list[Service]:
@@ -106,9 +118,26 @@ class Deployment(ABC):
     def postgres_environment(self) -> dict[str, str] | None:
         """The environment for `postgres`."""
 
+    def postgres_admin(self, *command: str) -> tuple[list[str], dict[str, str] | None] | None:
+        """The same with its environment, as a role that may make and rename databases, and not
+        connected yet; None: there is no such role's way in from here."""
+        return None
+
+    def redis(self) -> "Redis | None":
+        """Its Redis, to one who may do everything; None: there is no way to be it from here."""
+        return None
+
+    def keep_database_password(self, verifier: str) -> None:
+        """See to it that the application's new password outlives the server's next start, where
+        the server sets it at each."""
+        return
+
     @abstractmethod
-    def log_command(self, service: Service, *, lines: int, follow: bool) -> list[str]:
-        """The command line that prints a service's log."""
+    def log_command(
+        self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
+    ) -> list[str]:
+        """The command line that prints a service's log: its last lines, None for all there are;
+        where the log is a file, `since` is left to the caller."""
 
     # --- Changes ---
 
