@@ -125,7 +125,7 @@ def test_a_purge_asks_keeps_a_copy_and_is_put_back_once(running: Quickstart):
 def test_killed_in_the_middle_nothing_is_lost_and_nothing_doubled(
     running: Quickstart, is_restored: bool
 ):
-    ids = fill(running, 4000)
+    ids = fill(running, 1500)
     before = set(copies(running))
     if is_restored:
         queues(running, "purge", "default", "--yes")
