@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import redis
 from django.conf import settings
 
 from deploy.embedded.supervisor import call
@@ -177,16 +178,19 @@ def test_a_redis_that_hangs_is_told_from_one_that_is_gone(running: Quickstart, d
 
 
 def test_what_redis_may_evict_and_migrations_that_wait(running: Quickstart, doctor: Doctor):
-    config = running.folder / "redis" / "redis.conf"
-    text = config.read_text()
     migrate = ("run", "python", "manage.py", "migrate", "--fake", "task_manager")
-    config.write_text(text.replace("noeviction", "allkeys-lru"))
     assert running.run(*migrate, "0001").returncode == 0
-    try:
-        found = doctor()
-    finally:
-        config.write_text(text)
-        running.run(*migrate)
+    with redis.Redis(
+        port=running.ports["EMBEDDED_REDIS_PORT"],
+        username="operator",
+        password=running.values["OPERATOR_PASSWORD"],
+    ) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        try:
+            found = doctor()
+        finally:
+            client.config_set("maxmemory-policy", "noeviction")
+            running.run(*migrate)
     assert "maxmemory-policy is allkeys-lru" in errors(found, "eviction")
     assert "not applied: task_manager.0002_outbox" in errors(found, "migrations")
     assert "scripts/quickstart run python manage.py migrate" in errors(found, "migrations")
