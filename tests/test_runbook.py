@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from celery import Celery
+from celery.result import AsyncResult
 
 from deploy.embedded.folder import Folder
 from deploy.embedded.supervisor import call
@@ -56,18 +58,19 @@ def whats(told: dict[str, Any]) -> list[str]:
     return [problem["what"] for problem in told["problems"]]
 
 
-def publish(system: Quickstart, task: str, *arguments: Any, wait: bool = False) -> str:
-    """The task's id."""
-    command = ("run_task", f"{TASKS}.{task}", "--args", json.dumps(arguments))
-    more = ("--wait", "90") if wait else ()
-    done = system.run("run", "python", "manage.py", *command, *more)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()[0]
+@pytest.fixture(scope="module")
+def publish(system: Quickstart) -> Iterator[Callable[..., "AsyncResult[str]"]]:
+    """Publishes a task of tests/runbook_tasks.py."""
+    port, password = system.ports["EMBEDDED_REDIS_PORT"], system.values["REDIS_PASSWORD"]
+    url = f"redis://marketplace:{password}@127.0.0.1:{port}/0"
+    with Celery(broker=url, backend=url, set_as_current=False) as app:
+        app.conf.task_default_queue = "default"
+        yield lambda name, *arguments: app.send_task(f"{TASKS}.{name}", arguments)
 
 
-def state_of(system: Quickstart, task_id: str) -> str:
-    code = f"from marketplace.celery import app; print(app.AsyncResult({task_id!r}).state)"
-    return system.run("run", "python", "manage.py", "shell", "-v", "0", "-c", code).stdout.strip()
+def runs(*tasks: "AsyncResult[str]") -> None:
+    """Until each of them runs."""
+    wait_until(lambda: {task.state for task in tasks} == {"STARTED"}, seconds=60)
 
 
 def supervise(system: Quickstart, method: str, program: str) -> None:
@@ -138,8 +141,8 @@ def test_watching_goes_on_until_ctrl_c(system: Quickstart):
         assert watch.wait(30) == 0
 
 
-def test_a_dead_letter_is_a_problem_and_its_task_is_found_in_the_logs(system: Quickstart):
-    task_id = publish(system, "refuse")
+def test_a_dead_letter_is_a_problem_and_its_task_is_found_in_the_logs(system: Quickstart, publish):
+    task_id = publish("refuse").id
     told = until(system, lambda told: told["state"].get("dead_letters_waiting"))
     what = "1 dead letter waits to be requeued or discarded"
     assert told["problems"] == [{"what": what, "help": "scripts/dead-letters list"}]
@@ -169,9 +172,9 @@ def test_a_task_that_no_log_names_is_an_error(system: Quickstart):
     assert missing.stderr == "error: no line names the task no-such-task\n"
 
 
-def test_following_shows_what_comes(system: Quickstart):
+def test_following_shows_what_comes(system: Quickstart, publish):
     with started(system, "logs", "worker", "--follow", "--lines", "0") as logs:
-        publish(system, "last", 0)
+        publish("last", 0)
         assert f"Task {TASKS}.last[" in read_until(logs, f"{TASKS}.last")
 
 
@@ -194,35 +197,34 @@ def test_a_second_worker_takes_tasks_and_survives_a_restart(system: Quickstart):
     until(system, lambda told: len(told["state"].get("workers", ())) == 2)
 
 
-def test_a_drained_worker_ends_its_tasks_and_stops(system: Quickstart):
-    tasks = [publish(system, "last", 12) for _ in range(2)]
-    wait_until(lambda: {state_of(system, one) for one in tasks} == {"STARTED"}, seconds=30)
+def test_a_drained_worker_ends_its_tasks_and_stops(system: Quickstart, publish):
+    tasks = [publish("last", 12) for _ in range(4)]
+    runs(*tasks)
     drained = system.ops("drain", "worker-2")
     assert drained.returncode == 0, drained.stderr
     assert "takes no more tasks" in drained.stdout
     assert "no task runs" in drained.stdout
     assert drained.stdout.endswith("drained: worker-2. Back with: scripts/scale worker N\n")
-    wait_until(lambda: {state_of(system, one) for one in tasks} == {"SUCCESS"}, seconds=30)
+    assert {task.get(timeout=60) for task in tasks} == {"lasted"}
     told = status(system)
     assert {"what": "worker-2 is stopped"}.items() <= told["problems"][0].items()
     assert told["problems"][0]["help"].startswith("scripts/scale worker 2")
 
 
-def test_an_interrupted_drain_takes_it_back(system: Quickstart):
-    task = publish(system, "last", 20)
-    wait_until(lambda: state_of(system, task) == "STARTED", seconds=30)
+def test_an_interrupted_drain_takes_it_back(system: Quickstart, publish):
+    task = publish("last", 45)
+    runs(task)
     with started(system, "drain", "worker", "--yes") as drain:
         assert "1 task runs: tests.runbook_tasks.last" in read_until(drain, "last")
         drain.send_signal(signal.SIGINT)
         read_until(drain, "worker takes tasks again")
         assert drain.wait(60) == 130
-    publish(system, "last", 0, wait=True)
-    assert state_of(system, task) in ("STARTED", "SUCCESS")
+    assert publish("last", 0).get(timeout=60) == "lasted"
+    assert task.get(timeout=60) == "lasted"
 
 
-def test_a_drain_that_takes_too_long_takes_it_back(system: Quickstart):
-    task = publish(system, "last", 25)
-    wait_until(lambda: state_of(system, task) == "STARTED", seconds=30)
+def test_a_drain_that_takes_too_long_takes_it_back(system: Quickstart, publish):
+    runs(publish("last", 45))
     late = system.ops("drain", "worker", "--yes", "--stop-timeout", "0")
     assert late.returncode == 1
     assert "worker takes tasks again" in late.stderr

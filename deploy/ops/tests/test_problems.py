@@ -11,6 +11,8 @@ from deploy.ops.observation import Observation, Space, disks, last_backup
 from deploy.ops.problems import notes, problems
 
 LONG_AGO = datetime.now(UTC) - timedelta(days=3)
+#: Whenever the test is run, it is less than a minute since then.
+SOON = datetime.now(UTC) + timedelta(days=1)
 NODE = {"queues": ["default"], "active": 0, "concurrency": 2, "pid": 7, "last_seen_seconds": 0.1}
 QUEUE = {"depth": 0, "oldest_seconds": 0.0, "limit": 100, "workers": ["worker@here"]}
 WORKER = Service(
@@ -95,7 +97,7 @@ def test_what_is_wrong_is_named_with_what_helps(seen: Observation, what: str) ->
 @pytest.mark.parametrize(
     "seen",
     [
-        with_worker(started_at=datetime.now(UTC), pid=8),
+        with_worker(started_at=SOON, pid=8),
         with_worker(memory=95, memory_limit=100),
         with_queue(depth=80, oldest_seconds=300.0),
         with_queue(depth=1000, limit=None),
