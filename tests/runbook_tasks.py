@@ -1,6 +1,7 @@
 """Tasks that last or fail, for the tests of the runbook's commands."""
 
 import time
+from pathlib import Path
 
 from celery import shared_task
 
@@ -8,8 +9,10 @@ from task_manager.retrying import RetryingTask
 
 
 @shared_task
-def last(seconds: float) -> str:
-    time.sleep(seconds)
+def last(path: str) -> str:
+    """Until this file is gone."""
+    while Path(path).exists():
+        time.sleep(0.05)
     return "lasted"
 
 
