@@ -1,5 +1,6 @@
 """What Prometheus is told of the queues, the workers and the tasks."""
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
@@ -17,10 +18,12 @@ from prometheus_client.metrics_core import (
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from marketplace import sentinel
 from marketplace.broker import REASONS, REFUSED
 from marketplace.metrics import PREFIX
 from task_manager.clients.broker import Broker, broker
 from task_manager.clients.cancellations import cancellations
+from task_manager.clients.schedule import due_times
 from task_manager.clients.stream import backlog
 from task_manager.models import (
     UNFINISHED,
@@ -91,10 +94,12 @@ def from_redis() -> Iterator[Metric]:
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
         retry=Retry(NoBackoff(), 0),
+        **sentinel.options(),
     )
     with client:
         lag = backlog(client)
         refused: Any = client.mget([REFUSED + reason for reason in REASONS])
+        due = due_times(client)
     yield _refused(refused)
     yield gauge("tracking_unread_entries", "Entries of the stream that none has read.", lag.length)
     yield gauge(
@@ -110,6 +115,19 @@ def from_redis() -> Iterator[Metric]:
     )
     alive = cancellations().workers(seconds=ALIVE_SECONDS)
     yield gauge("workers_alive", "Workers that gave a sign of life lately.", len(alive))
+    yield _overdue(due)
+
+
+def _overdue(due: dict[str, float]) -> Metric:
+    metric = gauge(
+        "periodic_overdue_seconds",
+        "How long ago beat should have published this entry of its schedule; 0: it is not due.",
+        label="entry",
+    )
+    now = time.time()
+    for entry, due_at in sorted(due.items()):
+        metric.add_metric([entry], max(0.0, now - due_at))
+    return metric
 
 
 def _refused(counts: list[bytes | None]) -> Metric:

@@ -12,6 +12,7 @@ from redbeat.schedulers import RedBeatSchedulerEntry, ensure_conf, get_redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from marketplace import sentinel
 from task_manager.clients.broker import broker
 from task_manager.clients.cancellations import cancellations
 from task_manager.clients.stream import backlog
@@ -67,6 +68,7 @@ def from_redis() -> dict[str, Any]:
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
         retry=Retry(NoBackoff(), 0),
+        **sentinel.options(),
     ) as client:
         lag = backlog(client)
     tracking = {

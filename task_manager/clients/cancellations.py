@@ -12,6 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from marketplace import sentinel
 from task_manager.clients.processes import per_process
 
 KEY = "task_manager:cancelled"
@@ -59,6 +60,7 @@ class Cancellations:
             socket_connect_timeout=TIMEOUT,
             retry=Retry(NoBackoff(), 1),
             decode_responses=True,
+            **sentinel.options(),
         )
         self._add = self.client.register_script(_ADD)
         self._changes = self.client.register_script(_CHANGES)
