@@ -331,6 +331,8 @@ def test_a_wrong_call_says_what_is_right(system: Quickstart, command: tuple[str,
             {"worker", "-h", "--help", "--on", "--timeout", "--yes"},
         ),
         ("scripts/drain --stop", {"--stop-timeout"}),
+        ("flash-promos stat", {"status"}),  # as install-host puts it on the PATH
+        ("flash-promos scale w", {"worker"}),
         ("scripts/completion ", {"bash", "zsh", "-h", "--help"}),
         ("status --", set()),  # another program of this name
     ],
