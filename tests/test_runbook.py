@@ -5,6 +5,7 @@ import re
 import shlex
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -100,9 +101,13 @@ def started(system: Quickstart, name: str, *arguments: str) -> Iterator["subproc
         text=True,
         start_new_session=True,
     ) as process:
+        # Whoever reads on for what does not come is not kept for ever.
+        end = threading.Timer(180, process.kill)
+        end.start()
         try:
             yield process
         finally:
+            end.cancel()
             process.kill()
 
 
@@ -186,6 +191,7 @@ def test_a_task_that_no_log_names_is_an_error(system: Quickstart):
 
 def test_following_shows_what_comes(system: Quickstart, publish):
     with started(system, "logs", "worker", "--follow", "--lines", "0") as logs:
+        read_until(logs, "check_active_promos")  # it follows from here on
         publish("last", "/nowhere")
         assert f"Task {TASKS}.last[" in read_until(logs, f"{TASKS}.last")
 
