@@ -38,6 +38,8 @@ SOUND = Observation(
     memory=Space("memory", 100, 5),
     backup_at=LONG_AGO,
 )
+WEB = Service("web", "web", State.RUNNING, started_at=LONG_AGO)
+PRODUCTION = replace(SOUND, is_production=True, services=[WEB, WORKER])
 
 
 def whats(seen: Observation) -> list[str]:
@@ -84,8 +86,8 @@ def test_a_sound_system_has_none() -> None:
         ),
         (replace(SOUND, disks=[Space("/data", 100, 9)]), "the disk of /data is nearly full"),
         (replace(SOUND, memory=Space("memory", 100, 4)), "the host has 4 B of memory left"),
-        (replace(SOUND, is_production=True), "the last backup is 3 d 0 h old"),
-        (replace(SOUND, is_production=True, backup_at=None), "there is no backup"),
+        (replace(PRODUCTION, backup_at=LONG_AGO), "the last backup is 3 d 0 h old"),
+        (replace(PRODUCTION, backup_at=None), "there is no backup"),
     ],
 )
 def test_what_is_wrong_is_named_with_what_helps(seen: Observation, what: str) -> None:
@@ -103,6 +105,7 @@ def test_what_is_wrong_is_named_with_what_helps(seen: Observation, what: str) ->
         with_queue(depth=1000, limit=None),
         with_worker(state=State.STARTING),
         replace(SOUND, backup_at=None),
+        replace(PRODUCTION, backup_at=LONG_AGO, services=[WORKER]),
     ],
 )
 def test_what_is_not_wrong_yet(seen: Observation) -> None:
