@@ -240,7 +240,7 @@ class Connection:
     def _copy_until(self, mark: bytes, file: IO[bytes]) -> None:
         held = b""
         while not held.endswith(mark):
-            block = self.input.read1(2**20)  # type: ignore[attr-defined]
+            block = self.input.read1(2**20)
             if not block:
                 raise OpsError("Redis ended within its snapshot")
             held += block
