@@ -1,4 +1,4 @@
-"""`scripts/backup`, `scripts/restore` and `scripts/rotate-secrets` on the embedded way, for real."""
+"""`scripts/backup`, `restore` and `rotate-secrets` on the embedded way."""
 
 import json
 import re

@@ -188,9 +188,9 @@ class Rotation:
         self.restart(["web"])
 
     def restart(self, programs: Iterable[str]) -> None:
-        for name in programs:
-            with cli.step(f"Restarting {name}"):
-                self.deployment.restart(name)
+        if names := list(programs):
+            with cli.step(f"Restarting {', '.join(names)}"):
+                self.deployment.restart_each(names)
 
     def _first_round(self) -> list[str]:
         wanted = {program for name in self.state.names for program in LEARN_FIRST[name]}
