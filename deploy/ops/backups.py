@@ -219,7 +219,7 @@ def _save_redis(deployment: Deployment, file: Path) -> dict[str, Any] | None:
             "may be replayed, and the database what must not be lost"
         )
         return None
-    with cli.step("Redis"), file.open("wb") as output:
+    with cli.step("Redis"), file.open("w+b") as output:
         redis.save(output)
     return {"version": redis.version()}
 
