@@ -252,12 +252,10 @@ def test_the_newest_stay_and_nothing_else_is_touched(one: Quickstart, tmp_path: 
 
 def test_a_killed_one_is_none_and_the_next_clears_it_away(one: Quickstart, tmp_path: Path) -> None:
     for number in (signal.SIGKILL, signal.SIGTERM):
-        with (
-            database(one) as cursor,
-            start(one, "backup", "--to", str(tmp_path)) as process,
-        ):
-            # It waits for this one's rows.
+        with database(one) as cursor:
+            # It waits for these rows.
             cursor.execute("BEGIN; LOCK TABLE promotions_store")
+            process = start(one, "backup", "--to", str(tmp_path))
             wait_until(lambda: list(tmp_path.glob(".unfinished-*/*")), what="it has begun")
             refused(one.ops("backup", "--to", str(tmp_path)), "another backup, restore or rotation")
             process.send_signal(number)
