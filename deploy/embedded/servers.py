@@ -258,6 +258,8 @@ class Redis:
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
             "save": '""',
+            # A backup, which is a replica for a moment, need not wait for others.
+            "repl-diskless-sync-delay": "0",
             **self.options,
         }
         text = "".join(f"{key} {value}\n" for key, value in options.items())
