@@ -11,10 +11,12 @@ import runpy
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.systemd import sd_notify
 
 from deploy import web_socket
 
@@ -45,6 +47,7 @@ backlog = 2048
 max_requests = env.integer("WEB_MAX_REQUESTS", 10_000)
 max_requests_jitter = max_requests // 10
 accesslog = env.text("WEB_ACCESS_LOG") or None
+liveness_file = env.text("LIVENESS_FILE")
 # A proxy of ours says whether the client came by HTTPS, in this header alone.
 forwarded_allow_ips = ",".join(env.words("TRUSTED_PROXIES", ["127.0.0.1", "::1"]))
 secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}
@@ -60,6 +63,22 @@ def when_ready(server: Any) -> None:
                 listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
     if socket_dir and not web_socket.is_served(Path(socket_dir)):
         web_socket.take(Path(socket_dir))
+    show_life_of(server)
+
+
+def show_life_of(server: Any) -> None:
+    """Each second gunicorn ends those of its processes that hang; who looks after gunicorn itself
+    sees by LIVENESS_FILE, or hears by systemd's socket, that it does."""
+    murder_workers = server.murder_workers
+
+    def murder_and_show() -> None:
+        murder_workers()
+        if liveness_file:
+            with suppress(OSError):
+                Path(liveness_file).touch()
+        sd_notify("WATCHDOG=1", server.log)
+
+    server.murder_workers = murder_and_show
 
 
 def post_fork(server: Any, worker: Any) -> None:

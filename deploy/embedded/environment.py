@@ -153,6 +153,9 @@ class Environment:
             "PROGRAMS_AUTOSTART": "false",
             "PROGRAMS_START_RETRIES": "3",
             "WORKER_STOP_SECONDS": "20",
+            "WATCHDOG_SECONDS": "120",
+            "WATCHDOG_SOCKET": "",
+            "PYTHONFAULTHANDLER": "1",
         }
         if os.geteuid() == 0:
             # Celery's advice is for servers; messages are JSON alone here.

@@ -5,11 +5,11 @@ from pathlib import Path
 
 from deploy.embedded.environment import Environment
 from deploy.embedded.folder import PROJECT, Folder
-from deploy.embedded.supervisor import PROGRAMS, SERVERS
+from deploy.embedded.supervisor import PROGRAMS, SERVERS, base_name
 from deploy.embedded.supervisor import Supervisor as Supervisord
 from deploy.ops.deployment import Deployment, Service, State
 from deploy.ops.errors import NotRunning
-from deploy.ops.host import base_name, service_of, supervised, supervisor_scale
+from deploy.ops.host import service_of, supervised, supervisor_scale
 from deploy.ops.settings_file import SettingsFile
 
 
@@ -42,7 +42,7 @@ class Embedded(Deployment):
         order = [*SERVERS, *PROGRAMS]
         if not states:
             return [Service(name, name, State.STOPPED) for name in order]
-        found = [service_of(facts) for facts in states.values()]
+        found = [service_of(facts) for name, facts in states.items() if base_name(name) in order]
         return sorted(found, key=lambda item: (order.index(item.name), item.instance))
 
     def environment(self) -> dict[str, str]:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from deploy.embedded.supervisor import call
+from deploy.embedded.supervisor import base_name, call
 from deploy.ops import shell
 from deploy.ops.deployment import PROGRAMS, Deployment, Service, State
 from deploy.ops.errors import OpsError
@@ -182,10 +182,9 @@ class Systemd(Host):
 
     def control(self, action: str, instance: str) -> None:
         require_root()
-        verb = "reload-or-restart" if action == "restart" and "-web." in instance else action
         # A web whose socket is open would be started by the next who connects.
         socket = ["marketplace-web.socket"] if action == "stop" and "-web." in instance else []
-        shell.run(["systemctl", verb, *socket, instance])
+        shell.run(["systemctl", action, *socket, instance])
 
     def scale_workers(self, count: int) -> None:
         require_root()
@@ -253,10 +252,6 @@ class Supervisor(Host):
 
 
 # --- supervisor, on a host and embedded ----------------------------------------------------------
-def base_name(program: str) -> str:
-    return re.sub(r"-\d+$", "", program)
-
-
 def service_of(facts: dict[str, Any]) -> Service:
     """Of supervisor's facts about a program."""
     state = {

@@ -68,7 +68,7 @@ class Host:
     def python(self, code: str) -> str:
         """What `code` prints in Django's shell, as the service's user and with its variables."""
         command = (".venv/bin/python", "manage.py", "shell", "-v", "0", "-c", code)
-        return self.run("env", "ENV_FILE=/etc/flash-promos.env", *command, user="flash-promos")
+        return self.run("env", "ENV_FILE=/etc/flash-promos/env", *command, user="flash-promos")
 
     def publish(self, seconds: int, count: int) -> list[str]:
         return self.python(
@@ -106,7 +106,7 @@ def bare_host(stack: Stack) -> Iterator[Host]:
             seconds=60,
             what="systemd runs",
         )
-        host.write("/etc/flash-promos.env", (stack.folder / ".env").read_text() + ENVIRONMENT)
+        host.write("/etc/flash-promos/env", (stack.folder / ".env").read_text() + ENVIRONMENT)
         host.write("/opt/flash-promos/probe.py", PROBE)
         for file in (stack.folder / "deploy" / "systemd").iterdir():
             host.write(f"/etc/systemd/system/{file.name}", file.read_text())
