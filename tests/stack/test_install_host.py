@@ -59,12 +59,21 @@ class Installed:
     def pid(self, program: str) -> str:
         """Of the main process; 0 when there is none."""
         if self.manager == "systemd":
-            command = ("systemctl", "show", "--value", "--property", "MainPID", UNITS[program])
-        else:
-            ctl = "/opt/flash-promos/current/.venv/bin/supervisorctl"
-            command = (ctl, "-s", "unix:///run/flash-promos/supervisor.sock", "pid", program)
-        found = self.host.try_run(*command)[1].strip()
+            show = ("systemctl", "show", "--value", "--property", "MainPID", UNITS[program])
+            return self.host.run(*show).strip()
+        found = self.supervisorctl("pid", program)
         return found if found.isdigit() else "0"
+
+    def supervisorctl(self, *arguments: str) -> str:
+        ctl = ("/opt/flash-promos/current/.venv/bin/supervisorctl", "-s")
+        socket = "unix:///run/flash-promos/supervisor.sock"
+        return self.host.try_run(*ctl, socket, *arguments)[1].strip()
+
+    def control(self, action: str, program: str) -> None:
+        if self.manager == "systemd":
+            self.host.run("systemctl", action, UNITS[program])
+        else:
+            self.supervisorctl(action, program)
 
     def pids(self) -> dict[str, str]:
         servers = {
@@ -272,11 +281,10 @@ SELECT count(*) FROM (
 ) AS tick WHERE gap < interval '1 second'
 """
     assert installed.query(gaps) == "0"
-    if installed.manager == "systemd":
-        installed.host.run("systemctl", "stop", "marketplace-beat")
-        before = installed.ticks()
-        wait_until(lambda: installed.ticks() > before + 1, seconds=120, what="the other ticks")
-        installed.host.run("systemctl", "start", "marketplace-beat")
+    installed.control("stop", "beat")
+    before = installed.ticks()
+    wait_until(lambda: installed.ticks() > before + 1, seconds=120, what="the other ticks")
+    installed.control("start", "beat")
 
 
 def test_a_worker_host_that_is_lost_loses_nothing(installed: Installed, second: Installed) -> None:
