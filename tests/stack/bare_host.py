@@ -53,7 +53,7 @@ class BareHost:
         return done.returncode, done.stdout + done.stderr
 
     def run(self, *command: str, **options: str) -> str:
-        code, output = self.try_run(*command, **options)  # type: ignore[arg-type]
+        code, output = self.try_run(*command, **options)
         assert code == 0, f"{shlex.join(command)}: {output}"
         return output
 
@@ -69,7 +69,7 @@ class BareHost:
 
     def script(self, name: str, *arguments: str, **options: str) -> tuple[int, str]:
         """A command of the clone's."""
-        return self.try_run(f"{CLONE}/scripts/{name}", *arguments, **options)  # type: ignore[arg-type]
+        return self.try_run(f"{CLONE}/scripts/{name}", *arguments, **options)
 
     def install(self, *arguments: str) -> str:
         return self.run(f"{CLONE}/scripts/install-host", *arguments)
