@@ -1,6 +1,7 @@
 """deploy/supervisor as on a bare host: stops, restarts and new settings, with work going on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +80,9 @@ class Host:
             return False
         return bool(states) and all(state["statename"] == "RUNNING" for state in states)
 
+    def watchdog_log(self) -> str:
+        return (self.folder / "watchdog.log").read_text()
+
     def is_ready(self) -> bool:
         return b" ready." in (self.folder / "worker.log").read_bytes()
 
@@ -100,6 +104,7 @@ def bare_host(folder: Path, **variables: str) -> Iterator[Host]:
         PYTHONPATH=EXAMPLES,
         LOG_DIR=str(folder),
         RUN_DIR=str(folder),
+        WORKERS_DIR=str(folder / "workers"),
         VENV=sys.prefix,
         DJANGO_STATIC_ROOT=str(static),
         **LATE,
@@ -205,6 +210,43 @@ def test_a_killed_program_is_started_again(tmp_path):
                 seconds=60,
                 what=f"{name} runs again",
             )
+
+
+def test_a_program_that_hangs_is_started_again(tmp_path):
+    """And says in its log where it stood."""
+    programs = ("web", "worker", "worker-2", "beat", "flower")
+    further_worker(tmp_path)
+    with bare_host(tmp_path, WATCHDOG_SECONDS="20") as host:
+        hung = {name: host.call("getProcessInfo", name)["pid"] for name in programs}
+        for pid in hung.values():
+            os.kill(pid, signal.SIGSTOP)
+        for name, pid in hung.items():
+            wait_until(
+                lambda name=name, pid=pid: (  # type: ignore[misc]
+                    host.state(name) == "RUNNING"
+                    and host.call("getProcessInfo", name)["pid"] != pid
+                ),
+                seconds=120,
+                what=f"{name} runs again",
+            )
+            assert "Fatal Python error: Aborted" in (tmp_path / f"{name}.log").read_text()
+            assert f"{name} ({pid}) has shown no sign of life" in host.watchdog_log()
+        assert node_names() == {"worker", "worker-2"}
+        assert (tmp_path / "worker-2.alive").exists()
+
+
+def further_worker(folder: Path) -> None:
+    """As scripts/scale makes one."""
+    text = (PROJECT / "deploy/supervisor/programs/worker.conf").read_text()
+    (folder / "workers").mkdir()
+    file = folder / "workers" / "worker-2.conf"
+    file.write_text(text.replace("[program:worker]", "[program:worker-2]"))
+
+
+def node_names() -> set[str]:
+    """Before the @ of each worker that answers."""
+    answers = control("inspect", "ping").stdout
+    return set(re.findall(r"([\w-]+)@\S+: OK", answers))
 
 
 def test_new_code_can_be_checked_before_it_is_started(tmp_path):
