@@ -197,6 +197,14 @@ def test_a_restarted_worker_has_new_settings(tmp_path):
         )
 
 
+def test_a_host_may_have_a_worker_alone_for_queues_of_its_own(broker, tmp_path):
+    with bare_host(tmp_path, PROGRAMS="worker", WORKER_QUEUES="low_priority") as host:
+        names = {facts["name"] for facts in host.call("getAllProcessInfo")}
+        assert names == {"worker", "watchdog"}
+        queues = control("inspect", "active_queues").stdout
+        assert re.findall(r"'routing_key': '(\w+)'", queues) == ["low_priority"]
+
+
 def test_a_killed_program_is_started_again(tmp_path):
     with bare_host(tmp_path) as host:
         for name in ("web", "worker", "beat", "flower"):
