@@ -14,7 +14,7 @@ from celery.utils.time import maybe_iso8601
 from celery.worker import consumer
 from kombu.utils.json import dumps
 
-from marketplace import liveness
+from marketplace import context, liveness
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,8 @@ class Consumer(consumer.Consumer):
             except Refused as flaw:
                 self.refuse(message, flaw)
             else:
-                handle(message)
+                with context.belonging_to(**context.of_message(message.headers)):
+                    handle(message)
 
         return checked
 
@@ -110,6 +111,10 @@ def check(message: Any) -> None:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME and "\0" not in value
+
+
+def _is_request_id_or_none(value: Any) -> bool:
+    return value is None or context.is_request_id(value)
 
 
 def _is_text_or_none(value: Any) -> bool:
@@ -190,5 +195,6 @@ HEADERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "stamps": (_is_object_or_none, "an object"),
     "published_at": (_is_seconds_or_none, "a time in seconds"),
     "unknown_since": (_is_seconds_or_none, "a time in seconds"),
+    "request_id": (_is_request_id_or_none, "an id of a request"),
     "periodic": (_is_name_or_none, "a text of 1 to 255 characters"),
 }

@@ -1,7 +1,6 @@
 """deploy/supervisor as on a bare host: stops, restarts and new settings, with work going on."""
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -224,7 +223,7 @@ def test_a_program_that_hangs_is_started_again(tmp_path):
     """And says in its log where it stood."""
     programs = ("web", "worker", "worker-2", "beat", "flower")
     further_worker(tmp_path)
-    with bare_host(tmp_path, WATCHDOG_SECONDS="20") as host:
+    with bare_host(tmp_path, WATCHDOG_SECONDS="30") as host:
         hung = {name: host.call("getProcessInfo", name)["pid"] for name in programs}
         for pid in hung.values():
             os.kill(pid, signal.SIGSTOP)
@@ -239,8 +238,9 @@ def test_a_program_that_hangs_is_started_again(tmp_path):
             )
             assert "Fatal Python error: Aborted" in (tmp_path / f"{name}.log").read_text()
             assert f"{name} ({pid}) has shown no sign of life" in host.watchdog_log()
-        assert node_names() == {"worker", "worker-2"}
-        assert (tmp_path / "worker-2.alive").exists()
+        for name in ("worker", "worker-2"):
+            assert f" {name}@" in (tmp_path / f"{name}.log").read_text()
+            assert (tmp_path / f"{name}.alive").exists()
 
 
 def further_worker(folder: Path) -> None:
@@ -249,12 +249,6 @@ def further_worker(folder: Path) -> None:
     (folder / "workers").mkdir()
     file = folder / "workers" / "worker-2.conf"
     file.write_text(text.replace("[program:worker]", "[program:worker-2]"))
-
-
-def node_names() -> set[str]:
-    """Before the @ of each worker that answers."""
-    answers = control("inspect", "ping").stdout
-    return set(re.findall(r"([\w-]+)@\S+: OK", answers))
 
 
 def test_new_code_can_be_checked_before_it_is_started(tmp_path):

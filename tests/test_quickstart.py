@@ -9,19 +9,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from deploy.embedded import processes
 from deploy.embedded.api import Api
-from deploy.embedded.environment import PORTS, parse
 from deploy.embedded.servers import free_port, listens
+from tests.embedded import Quickstart, running_embedded
 
 pytestmark = pytest.mark.xdist_group("quickstart")
 
-ROOT = Path(__file__).resolve().parent.parent
 #: What a developer's shell may hold, none of which may reach the system.
 STRAY = {
     "CELERY_BROKER_URL": "redis://nowhere.invalid:1/0",
@@ -32,50 +30,11 @@ STRAY = {
 }
 
 
-@dataclass
-class Quickstart:
-    folder: Path
-    ports: dict[str, int] = field(default_factory=lambda: {name: free_port() for name in PORTS})
-    first: subprocess.CompletedProcess[str] | None = None
-
-    def run(
-        self, *arguments: str, text: str = "", **variables: str
-    ) -> subprocess.CompletedProcess[str]:
-        ports = {name: str(port) for name, port in self.ports.items()}
-        given = {"VENV": sys.prefix, "EMBEDDED_DIR": str(self.folder)} | ports | variables
-        shell = {name: value for name, value in os.environ.items() if name != "PYTHON"}
-        return subprocess.run(
-            [ROOT / "scripts" / "quickstart", *arguments],
-            env=shell | given,
-            input=text,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-
-    @property
-    def values(self) -> dict[str, str]:
-        file = self.folder / "env"
-        return parse(file.read_text(), file)
-
-    def api(self) -> Api:
-        return Api(f"http://127.0.0.1:{self.ports['HOST_PORT_WEB']}")
-
-    def reservations(self) -> int:
-        api = self.api()
-        assert api.login("demo-shopper", self.values["DEMO_PASSWORD"]) == 200
-        return int(api.call("GET", "/api/reservations/")[1]["count"])
-
-
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]:
-    quickstart = Quickstart(tmp_path_factory.mktemp("quickstart") / "embedded")
-    try:
-        quickstart.first = quickstart.run(**STRAY)
-        assert quickstart.first.returncode == 0, quickstart.first.stderr
+    folder = tmp_path_factory.mktemp("quickstart") / "embedded"
+    with running_embedded(folder, **STRAY) as quickstart:
         yield quickstart
-    finally:
-        quickstart.run("stop")
 
 
 @pytest.fixture

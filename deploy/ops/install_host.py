@@ -22,7 +22,6 @@ from deploy.ops.installing.programs import (
     Migrated,
     Started,
     Units,
-    listen,
     supervised,
     supervised_here,
     wrapper,
@@ -215,7 +214,8 @@ def install(options: argparse.Namespace) -> None:
     settings = Settings.plan(options.env, may_be_fresh=role == "all")
     settings.check()
     require_room()
-    require_ports(settings)
+    if role == "all":
+        require_ports(settings)
     packages = Packages(packages_for(settings, role), options.apt)
     changes = carry_out([packages], dry_run=options.dry_run)
     if packages.is_done():
@@ -288,13 +288,17 @@ def program_steps(
     if options.what == "supervisor":
         queues = options.queues or supervised_here()[1]
         units: tuple[str, ...] = ("marketplace-supervisor.service",)
-        return [Units("supervisor", supervised(services, queues)), Enabled(units), Started(units)]
+        return [
+            Units("supervisor", settings.web, files=supervised(services, queues)),
+            Enabled(units),
+            Started(units),
+        ]
     workers = instances("systemd", "worker") if not options.queues else []
     workers = workers or [f"{WORKERS}{options.queues or QUEUES}.service"]
     sockets = ["marketplace-web.socket"] if "web" in services else []
     others = [f"marketplace-{name}.service" for name in services if name != "worker"]
     units = ("marketplace.target", *sockets, *others, *workers)
-    return [Units("systemd", listen(settings.web)), Enabled(units), Started(units)]
+    return [Units("systemd", settings.web), Enabled(units), Started(units)]
 
 
 def report(options: argparse.Namespace, changes: int, settings: Settings, role: str) -> None:

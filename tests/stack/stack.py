@@ -10,16 +10,21 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.visitors import Visitors
+
 PROJECT = Path(__file__).resolve().parents[2]
 PRODUCTION = ("docker-compose.yml", "docker-compose.prod.yml")
 AWS_IMAGE = "localstack/localstack:4.14.0"
 PORTS = ("WEB", "FLOWER", "POSTGRES", "REDIS", "LOCALSTACK")
+
+#: A file of a release, and in it what is replaced by what.
+Edits = Mapping[str, tuple[str, str]]
 
 # Nothing else of this shell's may reach the compose files.
 INHERITED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT")
@@ -188,7 +193,7 @@ class Stack:
                 yield "writes to its root"
             if host["CapDrop"] != ["ALL"] or host["CapAdd"] or host["Privileged"]:
                 yield "has capabilities"
-            if "no-new-privileges:true" not in host["SecurityOpt"]:
+            if "no-new-privileges:true" not in (host["SecurityOpt"] or []):
                 yield "may gain privileges"
             if not 0 < (host["PidsLimit"] or 0) <= 1000:
                 yield "starts any number of processes"
@@ -270,6 +275,56 @@ print(all(rows.get(id) in FINISHED and rows[id] == app.AsyncResult(id).state for
             return printed.strip() == "True"
 
         wait_until(told, seconds=seconds, what=f"{len(task_ids)} tasks have ended")
+
+    def make_template(self, task: str) -> str:
+        """A template of this task, for the staff to run; its name."""
+        return self.shell_code(f"""
+from task_manager.models import TaskTemplate
+
+print(TaskTemplate.objects.create(name="of-the-test", task_name={task!r}, module="tests").name)
+""").strip()
+
+    def templates(self) -> list[str]:
+        printed = self.shell_code("""
+import json
+from task_manager.models import TaskTemplate
+
+print(json.dumps(list(TaskTemplate.objects.order_by("name").values_list("name", flat=True))))
+""")
+        names: list[str] = json.loads(printed)
+        return names
+
+    def visitors(self, template: str = "") -> Visitors:
+        """As members of the staff; `make_staff` comes first."""
+        cookie = self.shell_code("""
+from django.contrib.auth.models import User
+from django.test import Client
+
+client = Client()
+client.force_login(User.objects.get(username="staff"))
+print(*(f"{cookie.key}={cookie.value}" for cookie in client.cookies.values()), sep="; ")
+""").strip()
+        port = int(self.ports["HOST_PORT_WEB"])
+        return Visitors(port, self.token, cookie, template=template)
+
+    # --- Releases ---
+
+    @contextmanager
+    def edited(self, edits: Edits, files: Mapping[str, str] | None = None) -> Iterator[None]:
+        """The source with some edits, and new files, for as long as it lasts."""
+        texts = {file: (self.folder / file).read_text() for file in edits}
+        try:
+            for file, (old, new) in edits.items():
+                assert old in texts[file], file
+                (self.folder / file).write_text(texts[file].replace(old, new, 1))
+            for file, text in (files or {}).items():
+                (self.folder / file).write_text(text)
+            yield
+        finally:
+            for file, text in texts.items():
+                (self.folder / file).write_text(text)
+            for file in files or {}:
+                (self.folder / file).unlink()
 
     # --- The marketplace ---
 

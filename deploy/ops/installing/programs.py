@@ -83,15 +83,22 @@ class Migrated(Step):
 class Units(Step):
     """The units of this way, and what they share, as the release has them."""
 
-    def __init__(self, way: str, files: tuple[File, ...]) -> None:
-        """`files`: what this host has in addition."""
-        systemd, supervisor = PROJECT / "deploy" / "systemd", PROJECT / "deploy" / "supervisor"
+    def __init__(
+        self,
+        way: str,
+        web: tuple[str, int],
+        release: Path = PROJECT,
+        files: tuple[File, ...] = (),
+    ) -> None:
+        """`files`: what this host has besides."""
+        systemd, supervisor = release / "deploy" / "systemd", release / "deploy" / "supervisor"
         if way == "systemd":
             sources = [path for path in systemd.iterdir() if path.suffix in UNIT_TYPES]
         else:
             sources = list(supervisor.glob("*.service"))
+        more = (*files, *(listen(web) if way == "systemd" else ()))
         sources.append(systemd / SHARED)
-        self.files = [*(self._file(path.parent, path.name) for path in sorted(sources)), *files]
+        self.files = [*(self._file(path.parent, path.name) for path in sorted(sources)), *more]
 
     @staticmethod
     def _file(folder: Path, name: str) -> File:
