@@ -1,6 +1,7 @@
 """deploy/supervisor as on a bare host: stops, restarts and new settings, with work going on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
