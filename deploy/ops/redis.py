@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from deploy.ops import shell
-from deploy.ops.errors import OpsError
+from deploy.ops.errors import NotRunning, OpsError
 
 #: Run where its data lie, while it is stopped: standard input becomes all that it holds. With the
 #: append-only file on, Redis reads no dump.rdb: the snapshot is that file's first part then.
@@ -171,13 +171,21 @@ class Connection:
 
     TIMEOUT = 60
 
-    def __init__(self, address: tuple[str, int], password: str) -> None:
+    def __init__(
+        self, address: tuple[str, int], password: str, user: str = "operator", wait: float = TIMEOUT
+    ) -> None:
+        """Without a password nobody logs in; `wait`: seconds for each answer."""
         try:
-            self.socket = socket.create_connection(address, timeout=self.TIMEOUT)
+            self.socket = socket.create_connection(address, timeout=wait)
         except OSError as error:
-            raise OpsError(f"no Redis answers at {address[0]}:{address[1]}: {error}") from error
+            raise NotRunning(f"no Redis answers at {address[0]}:{address[1]}: {error}") from error
         self.input = self.socket.makefile("rb")
-        self.call("AUTH", "operator", password)
+        if password:
+            try:
+                self.call("AUTH", user, password)
+            except BaseException:
+                self.__exit__()
+                raise
 
     def __enter__(self) -> "Connection":
         return self
