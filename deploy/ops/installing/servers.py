@@ -105,6 +105,11 @@ class LocalPostgres(Step):
                 raise OpsError(
                     f"POSTGRES_{name}={value} in {PATH}: letters, digits and _ . - make a name"
                 )
+        if Path("/usr/bin/pg_lsclusters").exists() and Cluster.on(self.server.port) is None:
+            raise OpsError(
+                f"no PostgreSQL of the distribution's is on port {self.server.port} "
+                f"(pg_lsclusters shows which are; POSTGRES_PORT in {PATH})"
+            )
         if self.server.user == "postgres":
             raise OpsError(
                 f"POSTGRES_USER=postgres in {PATH}: that is the superuser; the application needs a "
@@ -112,12 +117,10 @@ class LocalPostgres(Step):
             )
 
     def do(self) -> None:
+        self.check()  # the package may have come since
         cluster = Cluster.on(self.server.port)
         if cluster is None:
-            raise OpsError(
-                f"no PostgreSQL of the distribution's is on port {self.server.port} "
-                f"(pg_lsclusters; POSTGRES_PORT in {PATH})"
-            )
+            raise OpsError("PostgreSQL is not installed on this host")
         shell.run(["systemctl", "enable", "--now", cluster.unit])
         self._wait()
         sql = PROJECT / "compose" / "postgres"
