@@ -1,6 +1,7 @@
 """deploy/supervisor as on a bare host: stops, restarts and new settings, with work going on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -79,6 +80,9 @@ class Host:
             return False
         return bool(states) and all(state["statename"] == "RUNNING" for state in states)
 
+    def watchdog_log(self) -> str:
+        return (self.folder / "watchdog.log").read_text()
+
     def is_ready(self) -> bool:
         return b" ready." in (self.folder / "worker.log").read_bytes()
 
@@ -100,6 +104,7 @@ def bare_host(folder: Path, **variables: str) -> Iterator[Host]:
         PYTHONPATH=EXAMPLES,
         LOG_DIR=str(folder),
         RUN_DIR=str(folder),
+        WORKERS_DIR=str(folder / "workers"),
         VENV=sys.prefix,
         DJANGO_STATIC_ROOT=str(static),
         **LATE,
@@ -192,6 +197,14 @@ def test_a_restarted_worker_has_new_settings(tmp_path):
         )
 
 
+def test_a_host_may_have_a_worker_alone_for_queues_of_its_own(broker, tmp_path):
+    with bare_host(tmp_path, PROGRAMS="worker", WORKER_QUEUES="low_priority") as host:
+        names = {facts["name"] for facts in host.call("getAllProcessInfo")}
+        assert names == {"worker", "watchdog"}
+        queues = control("inspect", "active_queues").stdout
+        assert re.findall(r"'routing_key': '(\w+)'", queues) == ["low_priority"]
+
+
 def test_a_killed_program_is_started_again(tmp_path):
     with bare_host(tmp_path) as host:
         for name in ("web", "worker", "beat", "flower"):
@@ -205,6 +218,38 @@ def test_a_killed_program_is_started_again(tmp_path):
                 seconds=60,
                 what=f"{name} runs again",
             )
+
+
+def test_a_program_that_hangs_is_started_again(tmp_path):
+    """And says in its log where it stood."""
+    programs = ("web", "worker", "worker-2", "beat", "flower")
+    further_worker(tmp_path)
+    with bare_host(tmp_path, WATCHDOG_SECONDS="30") as host:
+        hung = {name: host.call("getProcessInfo", name)["pid"] for name in programs}
+        for pid in hung.values():
+            os.kill(pid, signal.SIGSTOP)
+        for name, pid in hung.items():
+            wait_until(
+                lambda name=name, pid=pid: (  # type: ignore[misc]
+                    host.state(name) == "RUNNING"
+                    and host.call("getProcessInfo", name)["pid"] != pid
+                ),
+                seconds=120,
+                what=f"{name} runs again",
+            )
+            assert "Fatal Python error: Aborted" in (tmp_path / f"{name}.log").read_text()
+            assert f"{name} ({pid}) has shown no sign of life" in host.watchdog_log()
+        for name in ("worker", "worker-2"):
+            assert f" {name}@" in (tmp_path / f"{name}.log").read_text()
+            assert (tmp_path / f"{name}.alive").exists()
+
+
+def further_worker(folder: Path) -> None:
+    """As scripts/scale makes one."""
+    text = (PROJECT / "deploy/supervisor/programs/worker.conf").read_text()
+    (folder / "workers").mkdir()
+    file = folder / "workers" / "worker-2.conf"
+    file.write_text(text.replace("[program:worker]", "[program:worker-2]"))
 
 
 def test_new_code_can_be_checked_before_it_is_started(tmp_path):

@@ -158,6 +158,10 @@ class Environment:
             "PROGRAMS_AUTOSTART": "false",
             "PROGRAMS_START_RETRIES": "3",
             "WORKER_STOP_SECONDS": "20",
+            "WORKER_QUEUES": "high_priority,default,low_priority",
+            "WATCHDOG_SECONDS": "120",
+            "WATCHDOG_SOCKET": "",
+            "PYTHONFAULTHANDLER": "1",
         }
         if os.geteuid() == 0:
             # Celery's advice is for servers; messages are JSON alone here.
