@@ -1,6 +1,7 @@
 """deploy/supervisor as on a bare host: stops, restarts and new settings, with work going on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -191,6 +192,14 @@ def test_a_restarted_worker_has_new_settings(tmp_path):
             seconds=60,
             what="the new settings",
         )
+
+
+def test_a_host_may_have_a_worker_alone_for_queues_of_its_own(broker, tmp_path):
+    with bare_host(tmp_path, PROGRAMS="worker", WORKER_QUEUES="low_priority") as host:
+        names = {facts["name"] for facts in host.call("getAllProcessInfo")}
+        assert names == {"worker", "watchdog"}
+        queues = control("inspect", "active_queues").stdout
+        assert re.findall(r"'routing_key': '(\w+)'", queues) == ["low_priority"]
 
 
 def test_each_program_shows_that_it_lives_and_is_started_again_when_killed(tmp_path):

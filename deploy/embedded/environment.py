@@ -158,6 +158,7 @@ class Environment:
             "PROGRAMS_AUTOSTART": "false",
             "PROGRAMS_START_RETRIES": "3",
             "WORKER_STOP_SECONDS": "20",
+            "WORKER_QUEUES": "high_priority,default,low_priority",
             "WATCHDOG_SECONDS": "120",
             "WATCHDOG_SOCKET": "",
             "PYTHONFAULTHANDLER": "1",

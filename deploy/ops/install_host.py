@@ -22,6 +22,8 @@ from deploy.ops.installing.programs import (
     Migrated,
     Started,
     Units,
+    supervised,
+    supervised_here,
     wrapper,
 )
 from deploy.ops.installing.servers import (
@@ -212,7 +214,8 @@ def install(options: argparse.Namespace) -> None:
     settings = Settings.plan(options.env, may_be_fresh=role == "all")
     settings.check()
     require_room()
-    require_ports(settings)
+    if role == "all":
+        require_ports(settings)
     packages = Packages(packages_for(settings, role), options.apt)
     changes = carry_out([packages], dry_run=options.dry_run)
     if packages.is_done():
@@ -228,7 +231,11 @@ def role_here(way: str) -> str:
 
 def instances(way: str, name: str) -> list[str]:
     """Those of an installation before."""
-    return HOSTS[way]().instances(name) if MANAGER.exists() else []
+    if not MANAGER.exists():
+        return []
+    if way == "supervisor":
+        return [name] if name in supervised_here()[0] else []
+    return Systemd().instances(name)
 
 
 def packages_for(settings: Settings, role: str) -> dict[str, str]:
@@ -278,15 +285,20 @@ def server_steps(options: argparse.Namespace, settings: Settings) -> list[Step]:
 def program_steps(
     options: argparse.Namespace, services: tuple[str, ...], settings: Settings
 ) -> list[Step]:
-    if options.what == "systemd":
-        workers = instances("systemd", "worker") if not options.queues else []
-        workers = workers or [f"{WORKERS}{options.queues or QUEUES}.service"]
-        sockets = ["marketplace-web.socket"] if "web" in services else []
-        others = [f"marketplace-{name}.service" for name in services if name != "worker"]
-        wanted = ("marketplace.target", *sockets, *others, *workers)
-    else:
-        wanted = ("marketplace-supervisor.service",)
-    return [Units(options.what, settings.web), Enabled(wanted), Started(wanted)]
+    if options.what == "supervisor":
+        queues = options.queues or supervised_here()[1]
+        units: tuple[str, ...] = ("marketplace-supervisor.service",)
+        return [
+            Units("supervisor", settings.web, files=supervised(services, queues)),
+            Enabled(units),
+            Started(units),
+        ]
+    workers = instances("systemd", "worker") if not options.queues else []
+    workers = workers or [f"{WORKERS}{options.queues or QUEUES}.service"]
+    sockets = ["marketplace-web.socket"] if "web" in services else []
+    others = [f"marketplace-{name}.service" for name in services if name != "worker"]
+    units = ("marketplace.target", *sockets, *others, *workers)
+    return [Units("systemd", settings.web), Enabled(units), Started(units)]
 
 
 def report(options: argparse.Namespace, changes: int, settings: Settings, role: str) -> None:

@@ -31,7 +31,8 @@ def postgres_fault(server: Server) -> str:
     done = shell.try_run(command, env=os.environ | _libpq(server), timeout=15)
     if done.returncode:
         words = (done.stderr.strip() or "no answer").splitlines()[0]
-        return f"PostgreSQL at {server.place}: {words.removeprefix('psql: error: ')}"
+        words = words.removeprefix("psql: error: ")
+        return f"PostgreSQL at {server.place}: {words} (POSTGRES_USER, POSTGRES_PASSWORD)"
     version, is_standby, may_create = done.stdout.strip().split("|")
     if int(version) < OLDEST_POSTGRES:
         return f"PostgreSQL at {server.place} is {version}; {OLDEST_POSTGRES} or newer is needed"
