@@ -1,5 +1,6 @@
 """Releases under Compose: images of the application, each under a tag of its own."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,8 @@ class ComposeRollout(Rollout):
         return kept
 
     def contract(self) -> str:
-        return shell.run(self.deployment.application("cat", "deploy/contract.json"), cwd=PROJECT)
+        command = self.deployment.application("cat", "deploy/contract.json")
+        return shell.run(command, env=self.deployment.environment(), cwd=PROJECT)
 
     def compare(self, release: str, contract: str) -> str:
         command = self.deployment.command(
@@ -84,16 +86,12 @@ class ComposeRollout(Rollout):
         for name in set(others) - set(going):
             up = ("up", "--detach", "--wait", "--no-deps", "--no-build", name)
             self._show(self.deployment.command(*up), release)
-        self.deployment.settings_file.write(APP_IMAGE=release)
+        if _id_of(self._named) != image:
+            self.deployment.settings_file.write(APP_IMAGE=release)
 
-    def prune(self) -> None:
-        """Images that this made, of releases that are not kept."""
-        kept = {_id_of(name) for name in self.history.read()}
-        listed = ("docker", "image", "ls", "--filter", f"label={VERSION}")
-        names = shell.run([*listed, "--format", "{{.Repository}}:{{.Tag}}", self._repository])
-        for name in names.split():
-            if _id_of(name) not in kept:
-                shell.try_run(["docker", "image", "rm", name])
+    def forget(self, releases: list[str]) -> None:
+        for image in releases:
+            shell.try_run(["docker", "image", "rm", image])
 
     def _differs(self, name: str, image: str) -> bool:
         containers = self._containers(name)
@@ -107,9 +105,14 @@ class ComposeRollout(Rollout):
         ]
 
     @property
+    def _named(self) -> str:
+        """The image of the next `docker compose up`."""
+        config = json.loads(self.deployment.compose("config", "--format", "json"))
+        return str(config["services"]["web"]["image"])
+
+    @property
     def _repository(self) -> str:
-        image = str(self.deployment.config["services"]["web"]["image"])
-        folder, slash, name = image.rpartition("/")
+        folder, slash, name = self._named.rpartition("/")
         return f"{folder}{slash}{name.partition(':')[0]}"
 
     def _environment(self, image: str) -> dict[str, str]:

@@ -145,6 +145,7 @@ class Change:
         mount = next(item for item in service["volumes"] if item["type"] == "volume")
         self.old_volume, self.old_mount = str(mount["source"]), str(mount["target"])
         self.volume = f"postgres-{self.new}"
+        self.workers = len(deployment.running("worker"))
 
     # --- Before ---
 
@@ -244,11 +245,9 @@ class Change:
 
     def _open(self) -> None:
         with cli.step("Opening the site"):
-            for name in PROGRAMS:
-                count = len(self.deployment.compose("ps", "--all", "--quiet", name).split())
-                # Made anew: .env is another one.
-                up = ("up", "--detach", "--wait", "--no-deps", "--scale", f"{name}={count}", name)
-                self.deployment.compose(*up)
+            # Made anew, as .env is another one.
+            up = ("up", "--detach", "--wait", "--no-deps", "--scale", f"worker={self.workers}")
+            self.deployment.compose(*up, *PROGRAMS)
             health.settle(self.deployment)
 
     def _go_back(self) -> None:
