@@ -226,7 +226,9 @@ class Systemd(Host):
     def control(self, action: str, instance: str) -> None:
         require_root()
         verb = "reload-or-restart" if action == "restart" and "-web." in instance else action
-        shell.run(["systemctl", verb, instance])
+        # A web whose socket is open would be started by the next who connects.
+        socket = ["marketplace-web.socket"] if action == "stop" and "-web." in instance else []
+        shell.run(["systemctl", verb, *socket, instance])
 
     def scale_workers(self, count: int) -> None:
         require_root()

@@ -160,7 +160,7 @@ def build_image() -> None:
 
 @contextmanager
 def network(failed: Callable[[], bool] = lambda: False) -> Iterator[Network]:
-    """Removed at the end, with all that is on it; when a test failed the hosts' logs are printed."""
+    """Removed at the end with all that is on it; the hosts' logs are printed when a test failed."""
     made = Network()
     assert run("docker", "network", "create", made.name).returncode == 0
     with made.stack:

@@ -73,6 +73,36 @@ def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> An
     return value
 
 
+def open_promo_code(name: str) -> str:
+    """For Django's shell: a store, a shopper beside it and a promo whose window has just begun."""
+    return f"""
+from datetime import timedelta
+from django.contrib.auth.models import User
+from django.utils import timezone
+from promotions.models import FlashPromo, Product, ShopperProfile, Store
+
+store = Store.objects.create(name={name!r}, latitude=19.4, longitude=-99.1)
+user = User.objects.create_user({name!r})
+ShopperProfile.objects.filter(user=user).update(latitude=19.4, longitude=-99.1)
+product = Product.objects.create(store=store, name={name!r}, list_price=100)
+now = timezone.now()
+FlashPromo.objects.create(
+    product=product, promo_price=60, quantity=5, starts_at=now, ends_at=now + timedelta(hours=1)
+)
+"""
+
+
+def promo_state_code(name: str) -> str:
+    """For Django's shell: prints `SCHEDULED`, or `ACTIVE DELIVERED`."""
+    return f"""
+from promotions.models import FlashPromo, Notification
+
+promo = FlashPromo.objects.get(product__name={name!r})
+statuses = Notification.objects.filter(promo=promo).values_list("status", flat=True)
+print(promo.status, *statuses)
+"""
+
+
 @dataclass
 class Stack:
     folder: Path
@@ -300,31 +330,11 @@ print(*(f"{cookie.key}={cookie.value}" for cookie in client.cookies.values()), s
 
     def open_promo(self, name: str) -> None:
         """Make a store, one shopper beside it and a promo whose window has just begun."""
-        self.shell_code(f"""
-from datetime import timedelta
-from django.contrib.auth.models import User
-from django.utils import timezone
-from promotions.models import FlashPromo, Product, ShopperProfile, Store
-
-store = Store.objects.create(name={name!r}, latitude=19.4, longitude=-99.1)
-user = User.objects.create_user({name!r})
-ShopperProfile.objects.filter(user=user).update(latitude=19.4, longitude=-99.1)
-product = Product.objects.create(store=store, name={name!r}, list_price=100)
-now = timezone.now()
-FlashPromo.objects.create(
-    product=product, promo_price=60, quantity=5, starts_at=now, ends_at=now + timedelta(hours=1)
-)
-""")
+        self.shell_code(open_promo_code(name))
 
     def promo_state(self, name: str) -> str:
         """`SCHEDULED`, or `ACTIVE DELIVERED`."""
-        return self.shell_code(f"""
-from promotions.models import FlashPromo, Notification
-
-promo = FlashPromo.objects.get(product__name={name!r})
-statuses = Notification.objects.filter(promo=promo).values_list("status", flat=True)
-print(promo.status, *statuses)
-""").strip()
+        return self.shell_code(promo_state_code(name)).strip()
 
     def wait_for_delivery(self, name: str, *, seconds: float) -> None:
         wait_until(

@@ -21,7 +21,7 @@ from deploy.ops.installing.steps import File, Step
 from deploy.ops.installing.steps import User as UserMade
 from deploy.ops.settings_file import SettingsFile
 
-PATTERN = "marketplace*"
+PATTERN = "marketplace[.-]*"
 
 
 class Stopped(Step):
