@@ -8,7 +8,7 @@ from typing import Any
 from deploy.ops import cli, releases, shell
 from deploy.ops.compose import LABEL, Compose
 from deploy.ops.deployment import PROGRAMS, PROJECT
-from deploy.ops.errors import OpsError
+from deploy.ops.errors import NotRunning, OpsError
 from deploy.ops.rollout import Rollout
 
 VERSION = "org.opencontainers.image.version"
@@ -49,7 +49,10 @@ class ComposeRollout(Rollout):
 
     def running(self) -> str:
         """Its tag; one whose tag went to another image since gets one of its own."""
-        web = self._containers("web")[0]
+        found = self._containers("web")
+        if not found:
+            raise NotRunning("there is no web to go on from: docker compose up --detach --wait")
+        web = found[0]
         image, used = str(web["Image"]), str(web["Config"]["Image"])
         if ":" in used.rpartition("/")[2] and _id_of(used) == image:
             return used
