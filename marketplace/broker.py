@@ -23,6 +23,8 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 
+from marketplace import sentinel
+
 logger = logging.getLogger(__name__)
 
 #: Rung at each publication.
@@ -49,7 +51,7 @@ PERIODIC = "periodic"
 # Times are by Redis' clock: the hosts' need not agree. What frees memory, or moves it, works when
 # there is none left.
 _NOW = "local t = redis.call('TIME'); local now = string.format('%d.%06d', t[1], t[2])\n"
-_RING = "redis.call('XADD', KEYS[{}], 'MAXLEN', 1, '*', 'rung', '')\n"
+RING = "redis.call('XADD', KEYS[{}], 'MAXLEN', 1, '*', 'rung', '')\n"
 _TAKE = (
     "#!lua flags=allow-oom\n"
     + _NOW
@@ -85,7 +87,7 @@ end
 redis.call('LPUSH', ARGV[1], ARGV[2])
 if periodic ~= '' then redis.call('HSET', KEYS[2], periodic, ARGV[2]) end
 """
-    + _RING.format(1)
+    + RING.format(1)
     + "return ''"
 )
 _GIVE_BACK = (
@@ -94,7 +96,7 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 for i = 4, #KEYS do redis.call(ARGV[2], KEYS[i], ARGV[3]) end
 """
-    + _RING.format(3)
+    + RING.format(3)
     + "return 1"
 )
 _RENEW = (
@@ -288,6 +290,10 @@ class Channel(kombu_redis.Channel):
         if self.connection is None or self.connection.client is None:
             raise redis.ConnectionError("The channel's connection was closed.")
         return super()._connparams(asynchronous)
+
+    @property
+    def connection_class(self) -> Any:
+        return sentinel.options().get("connection_class", redis.Connection)
 
     # --- Taking ---
     def _brpop_start(self, timeout: float | None = None) -> None:

@@ -43,6 +43,17 @@ def parse_list(text: str) -> list[str]:
     return [part for part in (piece.strip() for piece in text.split(",")) if part]
 
 
+def parse_addresses(text: str) -> list[tuple[str, int]]:
+    """`one:26379,two:26379`"""
+    addresses = []
+    for part in parse_list(text):
+        host, _, port = part.rpartition(":")
+        if not (host and port.isdigit()):
+            raise ValueError(f"expected host:port, not {part!r}")
+        addresses.append((host, int(port)))
+    return addresses
+
+
 class Env:
     """Reads variables from `source`, or from the file that `NAME_FILE` points to.
 

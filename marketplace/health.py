@@ -12,6 +12,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.migrations.executor import MigrationExecutor
 from django.http import HttpRequest, HttpResponse, JsonResponse
 
+from marketplace import sentinel
 from marketplace.celery import app
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,10 @@ def check_migrations() -> None:
 
 def check_redis() -> None:
     with redis.Redis.from_url(
-        settings.REDIS_URL, socket_timeout=TIMEOUT, socket_connect_timeout=TIMEOUT
+        settings.REDIS_URL,
+        socket_timeout=TIMEOUT,
+        socket_connect_timeout=TIMEOUT,
+        **sentinel.options(),
     ) as client:
         client.ping()
 

@@ -29,6 +29,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rest_framework.exceptions import Throttled
 
+from marketplace import sentinel
 from marketplace.api import Unavailable, error_response
 
 logger = logging.getLogger(__name__)
@@ -169,4 +170,5 @@ def _client(url: str) -> "redis.Redis":
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
         retry=Retry(NoBackoff(), 1),  # the connection may have been closed while nobody signed in
+        **sentinel.options(),
     )

@@ -6,16 +6,12 @@ nothing. An app adds its own by a module `metrics` whose `SOURCES` says what is 
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
-from functools import cache
-from importlib import import_module
+from collections.abc import Iterator
 
-from django.apps import apps
 from django.conf import settings
 from django.db import Error
 from django.http import HttpRequest, HttpResponse
 from django.utils.crypto import constant_time_compare
-from django.utils.module_loading import module_has_submodule
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 from prometheus_client import CollectorRegistry
@@ -23,24 +19,11 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from marketplace.sources import sources
+
 logger = logging.getLogger(__name__)
 
 PREFIX = "flash_promos_"
-
-#: Asks one source, such as PostgreSQL, for some metrics.
-Read = Callable[[], Iterable[Metric]]
-
-
-@cache
-def sources() -> dict[str, list[Read]]:
-    """By the name of a source, what the apps read from it."""
-    found: dict[str, list[Read]] = {}
-    for app in apps.get_app_configs():
-        if app.module and module_has_submodule(app.module, "metrics"):
-            module = import_module(f"{app.name}.metrics")
-            for source, read in getattr(module, "SOURCES", {}).items():
-                found.setdefault(source, []).append(read)
-    return found
 
 
 class Scrape(Collector):
@@ -51,7 +34,7 @@ class Scrape(Collector):
         up = GaugeMetricFamily(
             f"{PREFIX}source_up", "1: the source answered this scrape.", labels=["source"]
         )
-        for source, reads in sources().items():
+        for source, reads in sources("metrics").items():
             try:
                 for read in reads:
                     yield from list(read())

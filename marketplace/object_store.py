@@ -1,4 +1,4 @@
-"""`python -m marketplace.object_store put|get|list|delete s3://BUCKET/KEY`: objects of S3, for backups.
+"""`python -m marketplace.object_store put|get|list|delete s3://BUCKET/KEY`: S3, for backups.
 
 `put` reads standard input and `get` writes to standard output, whatever their size; `list` prints
 the keys below a prefix, and `delete` removes them. The credentials and the endpoint are those of
@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import boto3
 from boto3.exceptions import Boto3Error
 from botocore.exceptions import BotoCoreError, ClientError
+
 
 def client() -> Any:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")

@@ -13,6 +13,8 @@ import redis
 from celery import current_task, states
 from celery.backends.redis import RedisBackend
 
+from marketplace import sentinel
+
 logger = logging.getLogger(__name__)
 
 #: Seconds for which a task that is done waits to have its result stored.
@@ -23,6 +25,9 @@ PAUSE = 0.5
 class Backend(RedisBackend):
     #: Once over a new connection; `store_result` has more patience where it may.
     retry_policy = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
+    def _get_pool(self, **params: Any) -> Any:
+        return super()._get_pool(**params, **sentinel.options())  # type: ignore[misc]
 
     def store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
         """Store it, or say in the log that it could not be: the task has the same outcome."""

@@ -50,11 +50,14 @@ def user_of(session: SessionBase) -> AbstractBaseUser | AnonymousUser:
 
 class AuthenticationMiddleware(middleware.AuthenticationMiddleware):
     def process_request(self, request: HttpRequest) -> None:
-        request.user = SimpleLazyObject(lambda: user_of(request.session))
-        request.auser = partial(sync_to_async(user_of), request.session)
+        session: Any = request.session
+        user: Any = SimpleLazyObject(lambda: user_of(session))
+        request.user = user
+        auser: Any = partial(sync_to_async(user_of), session)
+        request.auser = auser
 
 
-class LiveAuthMiddleware(AuthMiddleware):
+class LiveAuthMiddleware(AuthMiddleware):  # type: ignore[misc]
     """The same for WebSockets."""
 
     async def resolve_scope(self, scope: Any) -> None:

@@ -1,5 +1,6 @@
 """Django's settings, each from an environment variable that `.env.example` explains."""
 
+import sys
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -8,8 +9,9 @@ from urllib.parse import quote
 
 from django.core.exceptions import ImproperlyConfigured
 
-from marketplace import celery_options
-from marketplace.env import Env, parse_list
+from marketplace import celery_options, logs
+from marketplace.env import Env, parse_addresses, parse_list
+from marketplace.sentinel import MasterConnection
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 env = Env()
@@ -97,6 +99,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "marketplace.context.RequestIdMiddleware",
     "marketplace.health.HealthMiddleware",
     "marketplace.proxies.ClientAddressMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -247,6 +250,9 @@ REDIS_URL = "redis://{credentials}{host}:{port}/{database}".format(
     port=REDIS_PORT,
     database=env.integer("REDIS_DATABASE", 0),
 )
+# With these marketplace.sentinel finds the master, and REDIS_HOST and REDIS_PORT count for nothing.
+REDIS_SENTINELS: list[tuple[str, int]] = env.read("REDIS_SENTINELS", [], parse_addresses)
+REDIS_SENTINEL_MASTER = env.text("REDIS_SENTINEL_MASTER", "marketplace")
 
 # --- AWS: SNS and SQS ----------------------------------------------------------------------------
 # Credentials come from the usual AWS_* variables, which boto3 reads by itself.
@@ -380,10 +386,8 @@ CELERY_TASK_SOFT_TIME_LIMIT = 240
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_WORKER_POOL_RESTARTS = True
 CELERY_WORKER_CONSUMER = "marketplace.unknown_tasks:Consumer"
-CELERY_WORKER_LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
-CELERY_WORKER_TASK_LOG_FORMAT = (
-    "[%(asctime)s: %(levelname)s/%(processName)s][%(task_name)s(%(task_id)s)] %(message)s"
-)
+CELERY_WORKER_LOG_FORMAT = logs.LINE
+CELERY_WORKER_TASK_LOG_FORMAT = logs.TASK_LINE
 # Celery's Django fixup closes the connection around every task unless this is set.
 CELERY_DB_REUSE_MAX = 1000
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
@@ -419,7 +423,9 @@ CELERY_BEAT_SCHEDULER = "marketplace.beat.Scheduler"
 CELERY_BEAT_MAX_LOOP_INTERVAL = 5
 # Without Celery's prefix: RedBeat warns of a fallback unless it finds these very names.
 REDBEAT_REDIS_URL = REDIS_URL
-REDBEAT_REDIS_OPTIONS = REDIS_OPTIONS
+REDBEAT_REDIS_OPTIONS = REDIS_OPTIONS | (
+    {"connection_class": MasterConnection} if REDIS_SENTINELS else {}
+)
 # A dead beat's lock frees itself after this long, and the standby goes on.
 CELERY_REDBEAT_LOCK_TIMEOUT = 15
 
@@ -465,23 +471,13 @@ globals().update(celery_options.read())
 # --- Liveness and logs ---------------------------------------------------------------------------
 LIVENESS_FILE = env.text("LIVENESS_FILE")
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"console": {"format": "[%(asctime)s: %(levelname)s/%(name)s] %(message)s"}},
-    "filters": {"secrets": {"()": "marketplace.masking.SecretsFilter"}},
-    "handlers": {
-        "console": {
-            "class": "logging.StreamHandler",
-            "formatter": "console",
-            "filters": ["secrets"],
-        }
+LOGGING = logs.configuration(
+    env,
+    logs.service_of(sys.argv),
+    filters={
+        "context": {"()": "marketplace.context.ContextFilter"},
+        "secrets": {"()": "marketplace.masking.SecretsFilter"},
     },
-    "root": {"handlers": ["console"], "level": env.text("LOG_LEVEL", "INFO").upper()},
-    "loggers": {
-        # Without Django's own handler, which would mail each failed request to ADMINS.
-        "django": {"handlers": []},
-        # At DEBUG the pool shows whole messages.
-        "celery.pool": {"level": "INFO"},
-    },
-}
+    line=CELERY_WORKER_LOG_FORMAT,
+    task_line=CELERY_WORKER_TASK_LOG_FORMAT,
+)

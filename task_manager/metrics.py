@@ -1,12 +1,12 @@
 """What Prometheus is told of the queues, the workers and the tasks."""
 
+import time
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import redis
-from celery import current_app
 from django.conf import settings
 from django.db.models import Count, Q
 from prometheus_client.metrics_core import (
@@ -18,10 +18,12 @@ from prometheus_client.metrics_core import (
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from marketplace import sentinel
 from marketplace.broker import REASONS, REFUSED
 from marketplace.metrics import PREFIX
-from task_manager.clients.broker import Broker
+from task_manager.clients.broker import Broker, broker
 from task_manager.clients.cancellations import cancellations
+from task_manager.clients.schedule import due_times
 from task_manager.clients.stream import backlog
 from task_manager.models import (
     UNFINISHED,
@@ -55,33 +57,31 @@ def from_broker() -> Iterator[Metric]:
         "How long ago the message was published that is next in turn; 0 for an empty queue.",
         label="queue",
     )
-    quick = {"socket_timeout": TIMEOUT, "socket_connect_timeout": TIMEOUT, "max_retries": 1}
-    with current_app.connection_for_read(transport_options=quick) as connection:
-        broker = Broker(connection.default_channel)
-        now = float(broker.client.time()[0])
-        for queue in broker.queues():
-            waiting.add_metric([queue], broker.depth(queue))
-            published_at = broker.oldest(queue)
+    with broker(seconds=TIMEOUT) as messages:
+        now = float(messages.client.time()[0])
+        for queue in messages.queues():
+            waiting.add_metric([queue], messages.depth(queue))
+            published_at = messages.oldest(queue)
             oldest.add_metric([queue], max(0.0, now - published_at) if published_at else 0.0)
         yield waiting
         yield oldest
-        yield from _limits(broker)
+        yield from _limits(messages)
         yield gauge(
             "messages_held",
             "Messages that workers have and did not acknowledge yet.",
-            broker.client.hlen(broker.channel.unacked_key),
+            messages.client.hlen(messages.channel.unacked_key),
         )
 
 
-def _limits(broker: Broker) -> Iterator[Metric]:
+def _limits(messages: Broker) -> Iterator[Metric]:
     limit = gauge("queue_limit", "Messages that may wait in a queue; none: any.", label="queue")
-    for queue, count in broker.limits().items():
+    for queue, count in messages.limits().items():
         limit.add_metric([queue], count)
     refused = CounterMetricFamily(
         f"{PREFIX}publications_refused", "Messages for which a queue was full.", labels=["queue"]
     )
-    counts = broker.refused()
-    for queue in broker.queues():
+    counts = messages.refused()
+    for queue in messages.queues():
         refused.add_metric([queue], counts.get(queue, 0))
     yield limit
     yield refused
@@ -94,10 +94,12 @@ def from_redis() -> Iterator[Metric]:
         socket_timeout=TIMEOUT,
         socket_connect_timeout=TIMEOUT,
         retry=Retry(NoBackoff(), 0),
+        **sentinel.options(),
     )
     with client:
         lag = backlog(client)
         refused: Any = client.mget([REFUSED + reason for reason in REASONS])
+        due = due_times(client)
     yield _refused(refused)
     yield gauge("tracking_unread_entries", "Entries of the stream that none has read.", lag.length)
     yield gauge(
@@ -113,6 +115,19 @@ def from_redis() -> Iterator[Metric]:
     )
     alive = cancellations().workers(seconds=ALIVE_SECONDS)
     yield gauge("workers_alive", "Workers that gave a sign of life lately.", len(alive))
+    yield _overdue(due)
+
+
+def _overdue(due: dict[str, float]) -> Metric:
+    metric = gauge(
+        "periodic_overdue_seconds",
+        "How long ago beat should have published this entry of its schedule; 0: it is not due.",
+        label="entry",
+    )
+    now = time.time()
+    for entry, due_at in sorted(due.items()):
+        metric.add_metric([entry], max(0.0, now - due_at))
+    return metric
 
 
 def _refused(counts: list[bytes | None]) -> Metric:

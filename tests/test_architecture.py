@@ -25,6 +25,7 @@ ALLOWED = {
     "api": BELOW_SERVICES | {"services"},
     "management": BELOW_SERVICES | {"services"},
     "metrics": BELOW_SERVICES,
+    "state": BELOW_SERVICES | {"services"},
     # The worker's side of the history.
     "observer": {"models", "entries", "clients"},
     "bootsteps": {"observer", "clients", "services"},

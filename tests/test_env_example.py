@@ -52,7 +52,7 @@ def as_text(default: Any) -> str:
 def read_by_compose(file: str) -> dict[str, str]:
     """Each variable that a compose file reads and the default it gives."""
     text = (PROJECT / file).read_text(encoding="utf-8")
-    found = re.findall(r"\$\{([A-Z0-9_]+)(?::-([^}]*)|\?[^}]*)\}", text)
+    found = re.findall(r"\$\{([A-Z0-9_]+)(?::-([^}]*)|:?\?[^}]*)\}", text)
     assert len(found) == len(re.findall(r"(?<!\$)\$[{\w]", text)), (
         "an interpolation of another form"
     )
@@ -62,6 +62,9 @@ def read_by_compose(file: str) -> dict[str, str]:
 CODE = read_by_code()
 DEVELOPMENT = read_by_compose("docker-compose.yml")
 PRODUCTION = read_by_compose("docker-compose.prod.yml")
+OVERLAYS = read_by_compose("deploy/monitoring/docker-compose.yml") | read_by_compose(
+    "compose/sentinel.yml"
+)
 
 
 def is_celery(name: str) -> bool:
@@ -80,15 +83,17 @@ def default_of(name: str) -> str:
         return unset if value is None else as_text(value)
     if name in SECRETS or name.startswith("AWS_"):
         return ""
-    return (PRODUCTION | DEVELOPMENT)[name]
+    return (OVERLAYS | PRODUCTION | DEVELOPMENT)[name]
 
 
 def test_every_variable_is_listed() -> None:
-    assert (CODE.keys() | DEVELOPMENT.keys() | PRODUCTION.keys()) - EXAMPLE.keys() == set()
+    known = CODE.keys() | DEVELOPMENT.keys() | PRODUCTION.keys() | OVERLAYS.keys()
+    assert known - EXAMPLE.keys() == set()
 
 
 def test_nothing_is_listed_that_nobody_reads() -> None:
-    known = CODE.keys() | DEVELOPMENT.keys() | PRODUCTION.keys() | BY_COMPOSE.keys()
+    by_files = DEVELOPMENT.keys() | PRODUCTION.keys() | OVERLAYS.keys()
+    known = CODE.keys() | by_files | BY_COMPOSE.keys()
     options = {f"CELERY_{name}".upper() for name in celery_options.option_types()}
     assert EXAMPLE.keys() - known - options == set()
 
@@ -103,7 +108,9 @@ def test_the_line_before_explains_it(name: str) -> None:
     assert re.fullmatch(r"# \S.{6,}", EXAMPLE[name][1])
 
 
-@pytest.mark.parametrize("file", [DEVELOPMENT, PRODUCTION], ids=["development", "production"])
+@pytest.mark.parametrize(
+    "file", [DEVELOPMENT, PRODUCTION, OVERLAYS], ids=["development", "production", "overlays"]
+)
 def test_a_default_of_compose_that_differs_is_named(file: dict[str, str]) -> None:
     for name, default in file.items():
         listed, explanation = EXAMPLE[name]
@@ -128,8 +135,9 @@ def test_the_file_as_it_stands_sets_nothing() -> None:
 def test_every_secret_may_come_from_a_file_under_compose() -> None:
     text = (PROJECT / "compose/secrets.yml").read_text(encoding="utf-8")
     secret = re.compile(r"_PASSWORD|_SECRET$|_SECRET_(ACCESS_)?KEY|_TOKEN|_AUTH$")
-    # boto3 has a file of its own, and the demonstration is not for production.
-    left_out = {"AWS_SECRET_ACCESS_KEY", "DEMO_PASSWORD"}
+    # boto3 has a file of its own, the demonstration is not for production, an overlay not for all.
+    of_overlays = {"GRAFANA_PASSWORD", "REDIS_SENTINEL_PASSWORD"}
+    left_out = {"AWS_SECRET_ACCESS_KEY", "DEMO_PASSWORD"} | of_overlays
     of_the_application = {name for name in EXAMPLE if secret.search(name)} - left_out
     variables = set(re.findall(r"^    ([A-Z_]+)_FILE: /run/secrets/\1$", text, re.M))
     assert variables == of_the_application

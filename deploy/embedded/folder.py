@@ -51,6 +51,11 @@ class Folder:
         return self.path / "redis"
 
     @property
+    def workers(self) -> Path:
+        """A file of supervisor's for each worker but the first; scripts/scale makes it."""
+        return self.path / "workers"
+
+    @property
     def aws_ready(self) -> Path:
         """There while the SNS/SQS server runs with topic and queues in place."""
         return self.path / "aws.ready"
@@ -113,7 +118,7 @@ class Folder:
     def remove(self) -> None:
         """Remove what the embedded system made, and nothing else."""
         self.remove_run()
-        for entry in (self.postgres, self.redis, self.static, self.media, self.logs):
+        for entry in (self.postgres, self.redis, self.static, self.media, self.logs, self.workers):
             shutil.rmtree(entry, ignore_errors=True)
         for unfinished in self.path.glob("postgres.*"):
             shutil.rmtree(unfinished, ignore_errors=True)

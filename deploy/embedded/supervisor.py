@@ -1,6 +1,7 @@
 """supervisord, which runs the servers and programs, spoken to over its own XML-RPC socket."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -81,11 +82,9 @@ class Supervisor:
         variables = environment.of_programs() | {
             processes.MARK: "1",
             "SUPERVISOR_SOCKET": str(self.folder.socket),
+            "WORKERS_DIR": str(self._link("workers", self.folder.workers)),
         }
-        # Through a link, as supervisor takes its own folder's name for a pattern.
-        configuration = self.folder.socket.with_name("configuration")
-        configuration.unlink(missing_ok=True)
-        configuration.symlink_to(CONFIGURATION)
+        configuration = self._link("configuration", CONFIGURATION)
         command = [sys.executable, "-m", "supervisor.supervisord"]
         command += ["--configuration", str(configuration / "embedded.conf")]
         if os.geteuid() == 0:
@@ -101,6 +100,13 @@ class Supervisor:
             if time.monotonic() > deadline:
                 raise ProgramError("supervisord", "supervisord did not answer within 10 s")
             time.sleep(0.05)
+
+    def _link(self, name: str, folder: Path) -> Path:
+        """A link to it, as supervisor takes its folders' names for patterns."""
+        link = self.folder.socket.with_name(name)
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder)
+        return link
 
     def stop(self) -> bool:
         """Stop supervisord and all it runs, worker before servers; False when nothing ran."""
@@ -131,7 +137,7 @@ class Supervisor:
         """Start what does not run, and start again what runs older code than is there now."""
         code = source.changed_at()
         for name, facts in self.states().items():
-            if name not in PROGRAMS:
+            if base_name(name) not in PROGRAMS:
                 continue
             state = facts["statename"]
             if state in ("STARTING", "RUNNING") and facts["start"] < code:
@@ -149,6 +155,11 @@ class Supervisor:
         for name, facts in states.items():
             if facts["statename"] == "FATAL":
                 raise ProgramError(name, f"{name} does not stay up: {facts['description']}")
+
+
+def base_name(program: str) -> str:
+    """`worker` of `worker-2`, which does the same."""
+    return re.sub(r"-\d+$", "", program)
 
 
 def log_names() -> list[str]:

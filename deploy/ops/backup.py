@@ -4,6 +4,7 @@ import argparse
 import json
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from deploy.ops import backups, cli
 from deploy.ops.backups import Backup
@@ -115,7 +116,7 @@ def show(found: list[Backup], folder: Path, *, as_json: bool) -> None:
     print(cli.table(rows))
 
 
-def facts(backup: Backup) -> dict[str, "str | int | bool"]:
+def facts(backup: Backup) -> dict[str, Any]:
     manifest = backup.manifest
     return {
         "name": backup.name,

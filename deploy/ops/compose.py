@@ -71,12 +71,21 @@ class Compose(Deployment):
         ((name, found),) = projects.items()
         return cls(name, files or found)
 
+    @classmethod
+    def of_files(cls) -> "Compose":
+        """The project that `docker compose up` would make here, though no container is."""
+        command = ["docker", "compose", "--project-directory", str(PROJECT), "config"]
+        project = json.loads(shell.run([*command, "--format", "json"], cwd=PROJECT))["name"]
+        own = SettingsFile(PROJECT / ".env").read() if (PROJECT / ".env").exists() else {}
+        files = os.environ.get("COMPOSE_FILE") or own.get("COMPOSE_FILE")
+        return cls(project, files or "docker-compose.yml")
+
     def describe(self) -> str:
         kind = "production" if self.is_production else "development"
         return f"Compose project {self.project} ({kind}) in {PROJECT}"
 
     @property
-    def is_production(self) -> bool:
+    def is_production(self) -> bool:  # type: ignore[override]
         return "docker-compose.prod.yml" in self.files
 
     @property
@@ -101,6 +110,11 @@ class Compose(Deployment):
         """What Compose makes of the files and variables."""
         read: dict[str, Any] = json.loads(self.compose("config", "--format", "json"))
         return read
+
+    def folders(self) -> list[Path]:
+        done = shell.try_run(["docker", "info", "--format", "{{.DockerRootDir}}"], timeout=20)
+        # Docker may be another machine's.
+        return [PROJECT, *(path for path in [Path(done.stdout.strip())] if path.is_absolute())]
 
     # --- Services ---
 
@@ -165,12 +179,24 @@ class Compose(Deployment):
         """The container's own user is the superuser."""
         return self.command("exec", "-T", "postgres", *command), self.environment()
 
+    def keep_database_password(self, verifier: str) -> None:
+        self.compose(
+            *("exec", "-T", "postgres", "/opt/flash-promos/entrypoint", "keep-password"),
+            input=f"{verifier}\n",
+        )
+
     def redis(self) -> ComposeRedis:
         return ComposeRedis(self)
 
-    def log_command(self, service: Service, *, lines: int, follow: bool) -> list[str]:
+    def log_command(
+        self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
+    ) -> list[str]:
         more = ["--follow"] if follow else []
-        return ["docker", "logs", "--tail", str(lines), *more, service.instance]
+        more += ["--tail", str(lines)] if lines is not None else []
+        more += ["--since", since.isoformat()] if since else []
+        # A container's two streams in their order.
+        script = 'exec docker logs "$@" 2>&1'
+        return ["sh", "-c", script, "logs", *more, service.instance]
 
     # --- Changes ---
 
@@ -198,6 +224,8 @@ class Compose(Deployment):
     def scale_workers(self, count: int) -> None:
         if not self.containers():
             raise NotRunning(self.MISSING)
+        if self.settings_file.path.exists():
+            self.settings_file.write(WORKER_REPLICAS=str(count))
         scale = ("--scale", f"worker={count}")
         self.compose("up", "--detach", "--wait", "--no-deps", "--no-recreate", *scale, "worker")
 
@@ -225,6 +253,7 @@ def _service(item: dict[str, Any], memory: int | None) -> Service:
         started_at=_time(state["StartedAt"]) if state["Running"] else None,
         memory=memory,
         memory_limit=item["HostConfig"]["Memory"] or None,
+        host=item["Config"]["Hostname"],
     )
 
 

@@ -1,5 +1,6 @@
 """What a command may ask of a deployment, and which one runs here."""
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import datetime
@@ -42,11 +43,16 @@ class Service:
     #: Bytes; None when unknown or unlimited.
     memory: int | None = None
     memory_limit: int | None = None
+    #: A worker's node ends in `@host`; its process there, None where it has the host for itself.
+    host: str = ""
+    pid: int | None = None
 
 
 class Deployment(ABC):
     #: compose, systemd, supervisor or embedded.
     way: str
+    #: Whether somebody depends on it: then it has backups.
+    is_production: bool
 
     # --- What it is ---
 
@@ -63,6 +69,10 @@ class Deployment(ABC):
     @abstractmethod
     def data(self) -> Path:
         """The folder for what the commands keep: backups, copies of purged messages."""
+
+    @abstractmethod
+    def folders(self) -> list[Path]:
+        """Where data and logs lie, whose disks must not fill."""
 
     @abstractmethod
     def services(self) -> list[Service]:
@@ -91,7 +101,7 @@ class Deployment(ABC):
         command = self.application("python", "manage.py", *arguments)
         done = shell.try_run(command, env=self.environment(), input=input, timeout=timeout)
         if done.returncode:
-            raise OpsError(shell.failure(["manage.py", *arguments], done))
+            raise manage_error(arguments, done)
         return done.stdout
 
     def become_manage(self, *arguments: str) -> None:
@@ -117,9 +127,17 @@ class Deployment(ABC):
         """Its Redis, to one who may do everything; None: there is no way to be it from here."""
         return None
 
+    def keep_database_password(self, verifier: str) -> None:
+        """See to it that the application's new password outlives the server's next start, where
+        the server sets it at each."""
+        return
+
     @abstractmethod
-    def log_command(self, service: Service, *, lines: int, follow: bool) -> list[str]:
-        """The command line that prints a service's log."""
+    def log_command(
+        self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
+    ) -> list[str]:
+        """The command line that prints a service's log: its last lines, None for all there are;
+        where the log is a file, `since` is left to the caller."""
 
     # --- Changes ---
 
@@ -142,6 +160,14 @@ class Deployment(ABC):
     @abstractmethod
     def scale_workers(self, count: int) -> None:
         """Run this many workers on this host from now on, also after a reboot."""
+
+
+def manage_error(arguments: tuple[str, ...], done: shell.Done) -> OpsError:
+    """What a failed `manage.py` says of it, in its one line where it has one."""
+    last = done.stderr.strip().rpartition("\n")[2]
+    if found := re.fullmatch(r"(?:Command|Usage)Error: (.+)", last):
+        return (UsageError if done.returncode == 2 else OpsError)(found[1])
+    return OpsError(shell.failure(["manage.py", *arguments], done))
 
 
 def find(way: str | None = None) -> Deployment:

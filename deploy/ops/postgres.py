@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from deploy.ops import shell
 from deploy.ops.deployment import Deployment
@@ -94,7 +94,12 @@ class Postgres:
         """One state of the live database, which stays the same while the context lasts."""
         line, env = self.command(*PSQL, f"--dbname={self.name}")
         process = subprocess.Popen(
-            line, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            line,
+            env=env,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         try:
             session = Snapshot(process)
@@ -168,7 +173,9 @@ class Postgres:
     def overwrite(self, file: Path) -> None:
         """Put the dump in the place of what the live database holds, in one transaction."""
         read, env = self.command("pg_restore", "--no-owner", "--no-privileges", "--file=-")
-        write, write_env = self.command(*PSQL, f"--dbname={self.name}", "--single-transaction", "--file=-")
+        write, write_env = self.command(
+            *PSQL, f"--dbname={self.name}", "--single-transaction", "--file=-"
+        )
         with (
             file.open("rb") as dump,
             subprocess.Popen(read, env=env, stdin=dump, stdout=subprocess.PIPE) as reader,
@@ -180,16 +187,14 @@ class Postgres:
                 stderr=subprocess.PIPE,
             ) as writer,
         ):
-            assert reader.stdout and writer.stdin and writer.stderr
             feed(reader, writer)
-            error = writer.stderr.read().decode(errors="replace").strip()
+            error = writer.stderr.read().decode(errors="replace").strip() if writer.stderr else ""
         if reader.returncode or writer.returncode:
             raise OpsError(f"the database stays as it was: {error or 'the dump is not readable'}")
 
 
-def feed(reader: "subprocess.Popen[bytes]", writer: "subprocess.Popen[bytes]") -> None:
+def feed(reader: Any, writer: Any) -> None:
     """All that one prints to the other; nothing is committed unless it was all."""
-    assert reader.stdout and writer.stdin
     try:
         writer.stdin.write(b"DROP SCHEMA public CASCADE; CREATE SCHEMA public;\n")
         while block := reader.stdout.read(2**20):
@@ -203,17 +208,17 @@ def feed(reader: "subprocess.Popen[bytes]", writer: "subprocess.Popen[bytes]") -
 
 @dataclass
 class Snapshot:
-    process: "subprocess.Popen[str]"
+    #: A psql whose three streams are pipes.
+    process: Any
     id: str = ""
 
     def ask(self, sql: str) -> str:
-        assert self.process.stdin and self.process.stdout and self.process.stderr
         try:
             self.process.stdin.write(f"{sql}\nSELECT 'end of answer';\n")
             self.process.stdin.flush()
         except BrokenPipeError:
             pass
-        lines = []
+        lines: list[str] = []
         for line in self.process.stdout:
             if line == "end of answer\n":
                 return "".join(lines).strip()

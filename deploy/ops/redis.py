@@ -1,5 +1,6 @@
 """The deployment's Redis, as `operator`, who may do everything in it."""
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -30,7 +31,7 @@ rmdir restoring
 class Redis(ABC):
     @abstractmethod
     def call(self, *words: str) -> str:
-        """What it answers; an OpsError when that is an error. The words stand in no command line."""
+        """What it answers; an OpsError when that is an error. No command line shows the words."""
 
     @abstractmethod
     def save(self, file: IO[bytes]) -> None:
@@ -39,6 +40,16 @@ class Redis(ABC):
     @abstractmethod
     def replace(self, file: Path) -> None:
         """Stop it, make the snapshot all that it holds, and start it."""
+
+    def set_passwords(self, user: str, passwords: Sequence[str]) -> None:
+        """The user's, any of which lets in, also after the server's next start. Who is in stays."""
+        hashes = [hashlib.sha256(password.encode()).hexdigest() for password in passwords]
+        self.call("ACL", "SETUSER", user, "resetpass", *(f"#{hash}" for hash in hashes))
+        self.keep_passwords(hashes)
+
+    @abstractmethod
+    def keep_passwords(self, hashes: Sequence[str]) -> None:
+        """See to it that they outlive the server's next start."""
 
     def version(self) -> str:
         """`redis 8.0.1` or `valkey 9.1.2`."""
@@ -85,6 +96,11 @@ class ComposeRedis(Redis):
     def save(self, file: IO[bytes]) -> None:
         self._stream(["redis-cli", "--rdb", "-"], stdout=file)
 
+    def keep_passwords(self, hashes: Sequence[str]) -> None:
+        """The container sets the user anew at each start, from variables that stay what they are
+        until it is made anew."""
+        self._stream(["/opt/flash-promos/users", "keep", *hashes])
+
     def check(self, file: Path) -> None:
         super().check(file)
         with file.open("rb") as snapshot:
@@ -108,6 +124,12 @@ class Server(Protocol):
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
+    def check(self, file: Path) -> None:
+        """Of a snapshot, by the server's own checker."""
+
+    def keep_passwords(self, redis: Redis) -> None:
+        """As they are now, for its next start."""
+
     def enter(self) -> list[str]:
         """What stands before a command that may write to the folder of its data."""
 
@@ -128,9 +150,10 @@ class NetworkRedis(Redis):
 
     def check(self, file: Path) -> None:
         super().check(file)
-        check = getattr(self.server, "check", None)
-        if check:
-            check(file)
+        self.server.check(file)
+
+    def keep_passwords(self, hashes: Sequence[str]) -> None:
+        self.server.keep_passwords(self)
 
     def replace(self, file: Path) -> None:
         folder = self.call("CONFIG", "GET", "dir").splitlines()[1]

@@ -81,6 +81,4 @@ class Remote:
         return f"{self.url.rstrip('/')}/{name}/{file}"
 
     def _command(self, *arguments: str) -> list[str]:
-        return self.deployment.application(
-            "python", "-m", "marketplace.object_store", *arguments
-        )
+        return self.deployment.application("python", "-m", "marketplace.object_store", *arguments)

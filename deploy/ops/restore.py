@@ -162,8 +162,8 @@ def _check_redis(deployment: Deployment, version: str) -> None:
     (kind, number), (kind_here, number_here) = version.split(), redis.version().split()
     if kind != kind_here or _major(number) > _major(number_here):
         raise OpsError(
-            f"the snapshot is of {version}, which {kind_here} {number_here} does not read: leave it "
-            "out with --only postgres --only media; Redis holds what may be replayed"
+            f"the snapshot is of {version}, which {kind_here} {number_here} does not read: leave "
+            "it out with --only postgres --only media; Redis holds what may be replayed"
         )
 
 
@@ -210,11 +210,9 @@ def rehearse(deployment: Deployment, backup: Backup, name: str, *, drop: bool) -
 
 def fill(postgres: Postgres, backup: Backup, database: str) -> None:
     """A new database with what the backup holds, every row counted."""
-    dump = backup.file(DATABASE)
-    assert dump
     with cli.step(f"Restoring into the new database {database}"):
         postgres.create(database)
-        postgres.fill(database, dump)
+        postgres.fill(database, backup.path / DATABASE)
     with cli.step("Counting the rows"):
         compare(backup.manifest["postgres"]["counts"], postgres.counts(database))
 
@@ -247,7 +245,7 @@ def replace(deployment: Deployment, backup: Backup, parts: list[str], *, safety:
             put_back(deployment, backup, parts, beside, former)
     except BaseException:
         if saved:
-            cli.warn(f"the state before is the backup {saved.path}")
+            cli.warn(f"the state before is the backup {saved.path}: scripts/restore {saved.name}")
         raise
     finally:
         if beside:
@@ -268,20 +266,16 @@ def put_back(
             if beside:
                 postgres.swap(beside, former)
             else:
-                dump = backup.file(DATABASE)
-                assert dump
-                postgres.overwrite(dump)
+                postgres.overwrite(backup.path / DATABASE)
                 compare(backup.manifest["postgres"]["counts"], postgres.counts(postgres.name))
         if newer_code(deployment, backup):
             with cli.step("Migrating it to the code that is here"):
                 deployment.manage("migrate", "--no-input", timeout=86_400)
-    redis, snapshot = deployment.redis(), backup.file(REDIS)
-    if "redis" in parts and redis and snapshot:
+    if "redis" in parts and (redis := deployment.redis()):
         with cli.step("Redis"):
-            redis.replace(snapshot)
-    archive = backup.file(MEDIA)
-    if "media" in parts and archive:
-        with cli.step("Media"), archive.open("rb") as media:
+            redis.replace(backup.path / REDIS)
+    if "media" in parts:
+        with cli.step("Media"), (backup.path / MEDIA).open("rb") as media:
             command = deployment.application("python", "-m", "marketplace.media", "load")
             shell.stream(command, stdin=media, env=deployment.environment())
 

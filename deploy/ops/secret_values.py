@@ -35,7 +35,9 @@ class SecretValues:
         in_settings = {}
         for name, value in values.items():
             if file := self.file(name):
-                replace(file, f"{value}\n" if value else "")
+                # Those of `init-env --files` are read by the containers' users.
+                mode = 0o644 if self.folder else 0o600
+                replace(file, f"{value}\n" if value else "", mode=mode)
             else:
                 in_settings[name] = value
         if in_settings:
@@ -49,13 +51,14 @@ class SecretValues:
         return self.settings.path.parent / path if path else None
 
 
-def replace(file: Path, text: str) -> None:
-    """The file's owner and mode stay; a new one is for its owner alone."""
+def replace(file: Path, text: str, *, mode: int = 0o600) -> None:
+    """The file's owner and mode stay; the mode is that of a new one."""
     unfinished = file.with_name(f"{file.name}.unfinished")
     try:
         unfinished.unlink(missing_ok=True)
         unfinished.touch(mode=0o600)
         unfinished.write_text(text, encoding="utf-8")
+        unfinished.chmod(mode)
         if file.exists():
             status = file.stat()
             if os.geteuid() == 0:

@@ -12,6 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from marketplace import sentinel
 from task_manager.clients.processes import per_process
 
 KEY = "task_manager:cancelled"
@@ -38,6 +39,13 @@ _ALIVE = """
 local time = redis.call('TIME')
 return redis.call('ZRANGE', KEYS[1], time[1] + time[2] / 1e6 - ARGV[1], '+inf', 'BYSCORE')
 """
+_SIGNS = """
+local time = redis.call('TIME')
+local now = time[1] + time[2] / 1e6
+local found = redis.call('ZRANGE', KEYS[1], now - ARGV[1], '+inf', 'BYSCORE', 'WITHSCORES')
+for i = 2, #found, 2 do found[i] = tostring(now - found[i]) end
+return found
+"""
 _FORGET = """
 local time = redis.call('TIME')
 return redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. time[1] - ARGV[1])
@@ -52,10 +60,12 @@ class Cancellations:
             socket_connect_timeout=TIMEOUT,
             retry=Retry(NoBackoff(), 1),
             decode_responses=True,
+            **sentinel.options(),
         )
         self._add = self.client.register_script(_ADD)
         self._changes = self.client.register_script(_CHANGES)
         self._alive = self.client.register_script(_ALIVE)
+        self._signs = self.client.register_script(_SIGNS)
         self._forget = self.client.register_script(_FORGET)
 
     def add(self, task_ids: Sequence[str]) -> None:
@@ -71,6 +81,11 @@ class Cancellations:
         """The names of the workers that said so within this time."""
         names: list[str] = self._alive(keys=[WORKERS], args=[seconds])
         return names
+
+    def signs_of_life(self, *, seconds: float) -> dict[str, float]:
+        """The same by name, with how many seconds ago they last did."""
+        told = iter(self._signs(keys=[WORKERS], args=[seconds]))
+        return {name: max(0.0, float(age)) for name, age in zip(told, told, strict=True)}
 
     def forget(self, *, seconds: float) -> None:
         """Drop ids and workers older than this."""

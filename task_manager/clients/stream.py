@@ -21,6 +21,7 @@ from django.conf import settings
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from marketplace import sentinel
 from task_manager.clients.processes import per_process
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ class Writer:
             socket_timeout=TIMEOUT,
             socket_connect_timeout=TIMEOUT,
             retry=Retry(NoBackoff(), 0),
+            **sentinel.options(),
         )
         self._sending = threading.Lock()
         self._starting = threading.Lock()
@@ -149,7 +151,10 @@ class Reader:
     def __init__(self, consumer: str) -> None:
         self.consumer = consumer
         self.client = redis.Redis.from_url(
-            settings.REDIS_URL, socket_timeout=10, socket_connect_timeout=TIMEOUT
+            settings.REDIS_URL,
+            socket_timeout=10,
+            socket_connect_timeout=TIMEOUT,
+            **sentinel.options(),
         )
 
     def close(self) -> None:

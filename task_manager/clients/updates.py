@@ -10,6 +10,7 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from marketplace import sentinel
 from task_manager.clients.stream import FIELD, STREAM
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,7 @@ class Stream:
             socket_timeout=TIMEOUT,
             socket_connect_timeout=TIMEOUT,
             retry=Retry(NoBackoff(), 1),  # a connection of the pool may have died unseen
+            **sentinel.async_options(),
         )
         self.client = redis.asyncio.Redis.from_pool(pool)
 

@@ -16,6 +16,7 @@ from celery import current_app, states
 from django.conf import settings
 from django.db import connection
 
+from marketplace import sentinel
 from task_manager import entries
 from task_manager.clients.broker import Broker, Message, broker
 from task_manager.clients.cancellations import cancellations
@@ -159,7 +160,7 @@ def _running(task_ids: list[str]) -> set[str]:
 
 def _twice_suspected(rows: list[Row]) -> list[Row]:
     """Rows without a trace at the last sweep as well: a message may have been on its way."""
-    client = redis.Redis.from_url(settings.REDIS_URL)
+    client = redis.Redis.from_url(settings.REDIS_URL, **sentinel.options())
     with client, client.pipeline() as pipe:
         pipe.smembers(SUSPECTS)
         pipe.delete(SUSPECTS)

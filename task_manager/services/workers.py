@@ -1,5 +1,6 @@
 """Who works: as Flower knows it, or as Celery's workers answer themselves."""
 
+import time
 from typing import Any
 
 from celery import current_app
@@ -10,6 +11,8 @@ from task_manager.clients.cancellations import LEASE, cancellations
 
 #: Seconds that workers have for an answer.
 TIMEOUT = 1.0
+#: The same for one that is asked by name: nobody waits once it has answered.
+PATIENCE = 5.0
 #: Seconds for which an answer serves all who ask.
 KEPT = 2
 
@@ -48,8 +51,62 @@ def _from_celery() -> dict[str, dict[str, Any]]:
     }
 
 
+def workers_consuming(names: list[str]) -> dict[str, dict[str, Any]]:
+    """Of those that answer: what they take tasks from, how many they run and may, their process."""
+    if not names:
+        return {}
+    inspect = _inspect(destination=names, limit=len(names), timeout=2 * TIMEOUT)
+    stats, queues = inspect.stats() or {}, inspect.active_queues() or {}
+    active = inspect.active() or {}
+    return {
+        name: {
+            "queues": sorted(queue["name"] for queue in queues[name]),
+            "active": len(active.get(name, [])),
+            "concurrency": told.get("pool", {}).get("max-concurrency"),
+            "pid": told["pid"],
+        }
+        for name, told in stats.items()
+        if name in queues
+    }
+
+
+def worker_tasks(name: str) -> list[dict[str, Any]] | None:
+    """What it runs, and since how many seconds, and has taken to run next; None: no answer."""
+    inspect = _inspect(destination=[name], limit=1, timeout=PATIENCE)
+    active, reserved = inspect.active() or {}, inspect.reserved() or {}
+    if name not in active or name not in reserved:
+        return None
+    now = time.time()
+    return [
+        {"id": task["id"], "name": task["name"], "seconds": max(0.0, now - task["time_start"])}
+        for task in active[name]
+    ] + [{"id": task["id"], "name": task["name"], "seconds": None} for task in reserved[name]]
+
+
+def worker_stop_consuming(name: str) -> list[str] | None:
+    """It takes no more tasks and finishes those it has; the queues it leaves. None: no answer."""
+    told = _inspect(destination=[name], limit=1, timeout=PATIENCE).active_queues() or {}
+    if name not in told:
+        return None
+    queues = sorted(queue["name"] for queue in told[name])
+    for queue in queues:
+        _control("cancel_consumer", queue, name)
+    return queues
+
+
+def worker_consume(name: str, queues: list[str]) -> None:
+    """It takes tasks from these queues, too."""
+    for queue in queues:
+        _control("add_consumer", queue, name)
+
+
+def _control(command: str, queue: str, name: str) -> None:
+    options: dict[str, Any] = {"reply": True, "limit": 1, "timeout": PATIENCE}
+    getattr(current_app.control, command)(queue, destination=[name], **options)
+
+
 def _inspect(**options: Any) -> Any:
-    return current_app.control.inspect(timeout=TIMEOUT, **options)
+    return current_app.control.inspect(**{"timeout": TIMEOUT} | options)
 
 
 def flower_info() -> dict[str, Any]:

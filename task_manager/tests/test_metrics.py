@@ -135,6 +135,14 @@ def test_workers_alive(broker, metrics):
     assert metrics("workers_alive") == {"": 2}
 
 
+def test_what_beat_should_have_published_is_overdue(broker, metrics):
+    now = time.time()
+    due = {"redbeat:late": now - 100, "redbeat:soon": now + 100, "redbeat:never": -1}
+    broker.zadd("redbeat::schedule", due)
+    overdue = metrics("periodic_overdue_seconds")
+    assert overdue == {"late": pytest.approx(100, abs=30), "soon": 0}
+
+
 # --- PostgreSQL ----------------------------------------------------------------------------------
 def test_unfinished_tasks_by_status(metrics):
     for number, status in enumerate(["PENDING", "PENDING", "STARTED", "SUCCESS", "FAILURE"]):

@@ -14,7 +14,11 @@ from typing import Any
 
 from tests.stack.stack import Stack, run, wait_until
 
-FILES = ("docker-compose.yml", "docker-compose.prod.yml", "tests/drills/docker-compose.yml")
+LOAD = "tests/drills/docker-compose.yml"
+#: Added for the drills of Sentinel.
+SENTINEL = "compose/sentinel.yml"
+REDISES = ("redis", "redis-2", "redis-3")
+SENTINELS = ("sentinel-1", "sentinel-2", "sentinel-3")
 SERVICES = ("proxy", "web", "worker", "beat", "flower", "postgres", "redis", "aws")
 
 _COUNTS = """
@@ -202,9 +206,23 @@ class Arena:
         return [name for name in self.names() if not is_well(name)]
 
     def names(self, *services: str) -> list[str]:
-        listed = self.stack.compose("ps", "--all", "--format", "{{.Name}}", *(services or SERVICES))
+        listed = self.stack.compose(
+            "ps", "--all", "--format", "{{.Name}}", *(services or self._services())
+        )
         # Without those that `compose run` made.
         return sorted(name for name in listed.split() if "-run-" not in name)
+
+    def _services(self) -> tuple[str, ...]:
+        more = (*REDISES[1:], *SENTINELS) if SENTINEL in self.stack.files else ()
+        return SERVICES + more
+
+    def master(self) -> str | None:
+        """The service whose Redis is the master."""
+        for service in REDISES:
+            role = self.stack.try_compose("exec", "-T", service, "redis-cli", "role")
+            if role.stdout.startswith("master"):
+                return service
+        return None
 
     def inspect(self, container: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(run("docker", "inspect", container).stdout)[0]

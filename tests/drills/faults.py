@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.drills.arena import Arena, Buyers, Counts
+from tests.drills.arena import SENTINEL, Arena, Buyers, Counts
 from tests.stack.stack import run, wait_until
 
 
@@ -21,6 +21,8 @@ class Drill:
     way: str = "both"
     #: Of the quick ones, which the stack tests run.
     is_quick: bool = False
+    #: An overlay that it needs.
+    overlay: str = ""
 
 
 def _child(arena: Arena) -> None:
@@ -53,6 +55,30 @@ def _frozen_worker(arena: Arena) -> None:
 def _redis(arena: Arena) -> None:
     arena.kill(arena.names("redis")[0])
     arena.wait_until_healthy()
+
+
+def _master(arena: Arena) -> None:
+    """It stays away until another one is the master, and comes back as a replica of that."""
+    service = arena.master()
+    assert service
+    name = arena.names(service)[0]
+    run("docker", "update", "--restart=no", name)
+    arena.kill(name)
+    wait_until(arena.master, seconds=60, what="a replica is the master")
+    run("docker", "update", "--restart=unless-stopped", name)
+    time.sleep(5)
+    run("docker", "start", name)
+    arena.wait_until_healthy()
+
+
+def _frozen_master(arena: Arena) -> None:
+    """Another one takes its place, and it goes on as if it still were the master."""
+    service = arena.master()
+    assert service
+    name = arena.names(service)[0]
+    run("docker", "pause", name)
+    time.sleep(30)
+    run("docker", "unpause", name)
 
 
 def _redis_loses_a_second(arena: Arena) -> None:
@@ -165,6 +191,15 @@ DRILLS = {
     "network": Drill("no network between a worker and Redis for 60 s", _cut_network),
     "redis-memory": Drill("Redis out of memory for 30 s", _redis_without_memory),
     "redis-disk": Drill("Redis' disk full for 30 s", _redis_without_disk),
+    "master": Drill(
+        "kill -9 of the master, with Sentinel", _master, way="enqueue", overlay=SENTINEL
+    ),
+    "frozen-master": Drill(
+        "SIGSTOP of the master for 30 s, with Sentinel",
+        _frozen_master,
+        way="enqueue",
+        overlay=SENTINEL,
+    ),
     "everything": Drill("kill -9 of everything at once", _everything, way="enqueue"),
     "flood": Drill("a publisher without end for 60 s", _flood),
 }

@@ -193,7 +193,7 @@ class Stack:
                 yield "writes to its root"
             if host["CapDrop"] != ["ALL"] or host["CapAdd"] or host["Privileged"]:
                 yield "has capabilities"
-            if "no-new-privileges:true" not in host["SecurityOpt"]:
+            if "no-new-privileges:true" not in (host["SecurityOpt"] or []):
                 yield "may gain privileges"
             if not 0 < (host["PidsLimit"] or 0) <= 1000:
                 yield "starts any number of processes"
