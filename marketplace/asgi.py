@@ -27,6 +27,12 @@ http = WSGIMiddleware(
     workers=settings.WEB_THREADS,
 )
 
+if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
+    from marketplace import tracing
+    from marketplace.celery import app
+
+    tracing.start(app)
+
 # These need the applications loaded, which is done by now.
 from marketplace.origins import OwnOrigins  # noqa: E402
 from task_manager.api.live import task_updates  # noqa: E402

@@ -85,6 +85,10 @@ class RequestIdMiddleware:
         return response
 
 
+#: Of the present span; `marketplace.tracing` sets it.
+trace_id: Callable[[], str] | None = None
+
+
 class ContextFilter(logging.Filter):
     """Notes on each record what it belongs to; on one of Celery's, the task that it tells of."""
 
@@ -95,4 +99,6 @@ class ContextFilter(logging.Filter):
             names = {"task_id": told.get("id") or "", "task_name": told.get("name") or ""}
             context = replace(context, **names)
         record.__dict__.update(vars(context))
+        if trace_id:
+            record.trace_id = trace_id()
         return True

@@ -80,6 +80,7 @@ class JSONFormatter(logging.Formatter):
             "message": record.getMessage(),
             "service": self.service,
             "process": record.processName,
+            "pid": record.process,
             "task_id": getattr(record, "task_id", ""),
             "task_name": getattr(record, "task_name", ""),
             "request_id": getattr(record, "request_id", ""),
