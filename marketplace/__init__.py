@@ -8,6 +8,6 @@ from marketplace.env import Env
 if not Env().raw("OTEL_EXPORTER_OTLP_ENDPOINT"):
     sys.modules.setdefault("opentelemetry", None)  # type: ignore[arg-type]
 
-from marketplace.celery import app as celery_app  # noqa: E402
+from marketplace.celery import app as celery_app
 
 __all__ = ["celery_app"]

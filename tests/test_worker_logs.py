@@ -1,4 +1,4 @@
-"""One call of the API, found again in the lines and the traces of each process that it went through."""
+"""One call of the API, found again in the lines and traces of each process that it went through."""
 
 import json
 import re
@@ -9,12 +9,19 @@ from typing import Any
 
 import pytest
 import requests
+from celery import current_app
+from django.conf import settings
 from rest_framework_simplejwt.tokens import AccessToken
 
+from deploy.embedded.servers import free_port
+from marketplace.context import belonging_to
 from task_manager.models import OutboxTask, TaskTemplate
+from task_manager.services.outbox import outbox_publish_waiting
+from task_manager.utils import enqueue
 from tests import logging_tasks as tasks
 from tests.collector import Collector, attributes, collecting
 from tests.processes import celery, running, wait_until
+from tests.servers import operator
 from tests.web import Web, web
 
 pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
@@ -139,11 +146,24 @@ def test_every_line_of_worker_and_web_is_json_and_tells_no_secret(system, staff)
         assert all(json.loads(line)["time"] for line in text.splitlines()), path
 
 
-def test_a_promise_that_waits_keeps_its_request(system, staff):
-    from marketplace.context import belonging_to
-    from task_manager.services.outbox import outbox_publish_waiting
-    from task_manager.utils import enqueue
+def published(**options: Any) -> str | None:
+    """The request in the message of a task that is published now."""
+    current_app.send_task("tests.unknown", queue="unread", **options)
+    with operator(settings.REDIS_URL) as client:
+        message = json.loads(client.lpop("unread"))
+    request_id: str | None = message["headers"].get("request_id")
+    return request_id
 
+
+@pytest.mark.usefixtures("unread")
+def test_a_message_carries_the_request_that_it_comes_from():
+    with belonging_to(request_id="one"):
+        assert published() == "one"
+        assert published(headers={"request_id": "promised"}) == "promised"
+    assert published() is None
+
+
+def test_a_promise_that_waits_keeps_its_request(system, staff):
     with belonging_to(request_id="of-before"):
         enqueue(tasks.fail.name, {"password": SECRET}, countdown=3600)
     OutboxTask.objects.update(published_at=None)
@@ -196,6 +216,20 @@ def test_a_line_names_its_trace(system, staff):
     wait_until(lambda: system.lines(request_id, "errors.log"), what="the error")
     trace_id = system.lines(request_id, "errors.log")[0]["trace_id"]
     wait_until(lambda: system.collector.of_trace(trace_id), what="the trace")
+
+
+@pytest.mark.usefixtures("worker_database", "unread")
+def test_a_collector_that_is_away_stops_nobody(tmp_path):
+    variables = {
+        "CELERY_IMPORTS": tasks.__name__,
+        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+    }
+    log = tmp_path / "worker.log"
+    options = ("--queues=unread", "--concurrency=1", "--loglevel=info")
+    with celery("worker", *options, log=log, **variables):
+        result = tasks.again.apply_async(queue="unread", retries=1)
+        wait_until(lambda: f"{result.id}] succeeded" in log.read_text(), what="it is done")
+    assert "worker: Warm shutdown" in log.read_text()
 
 
 def test_nothing_of_opentelemetry_is_imported_without_its_variable(tmp_path):
