@@ -453,6 +453,7 @@ globals().update(celery_options.read())
 # --- Liveness, logs and traces -------------------------------------------------------------------
 LIVENESS_FILE = env.text("LIVENESS_FILE")
 
+LOGGING_CONFIG = "marketplace.logs.configure"
 LOGGING = logs.configuration(
     env,
     logs.service_of(sys.argv),
