@@ -22,6 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from marketplace import context, logs
 from marketplace.masking import masked
@@ -48,6 +49,7 @@ def start(app: Any) -> None:
     provider = TracerProvider(resource=Resource.create({"service.name": name}))
     provider.add_span_processor(Processor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)
+    propagate.set_global_textmap(TraceContextTextMapPropagator())
     context.trace_id = trace_id
     app.publishing = publishing
     signals.before_task_publish.connect(inject, dispatch_uid="tracing")

@@ -19,7 +19,7 @@ def begin(password: str = "") -> None:
     logger.info("Begun with password=%s", password)
     print("Printed")
     again.delay()
-    enqueue(fail.name, {"password": password})
+    enqueue(fail.name, kwargs={"password": password})
 
 
 @shared_task(bind=True, max_retries=1)

@@ -15,7 +15,7 @@ from rest_framework_simplejwt.tokens import AccessToken
 
 from deploy.embedded.servers import free_port
 from marketplace.context import belonging_to
-from task_manager.models import OutboxTask, TaskTemplate
+from task_manager.models import OutboxTask, TaskExecution, TaskTemplate
 from task_manager.services.outbox import outbox_publish_waiting
 from task_manager.utils import enqueue
 from tests import logging_tasks as tasks
@@ -68,9 +68,9 @@ def system(worker_database, django_db_blocker, tmp_path_factory) -> Iterator[Sys
             yield System(server, log, folder, collector)
 
 
-def call(system: System, user: Any, task: str, **headers: str) -> requests.Response:
-    """Have the task run by its template, by a call of the API."""
-    TaskTemplate.objects.get_or_create(name="t", task_name=task, module="tests")
+def begin(system: System, user: Any, **headers: str) -> requests.Response:
+    """Have a template run its task by a call of the API; wait for the end of all that it began."""
+    TaskTemplate.objects.create(name="t", task_name=tasks.begin.name, module="tests")
     answer = requests.post(
         f"{system.web.address}/api/tasks/templates/t/run/",
         json={"parameters": {"password": SECRET}},
@@ -78,6 +78,8 @@ def call(system: System, user: Any, task: str, **headers: str) -> requests.Respo
         timeout=60,
     )
     assert answer.status_code == 202, answer.text
+    ended = TaskExecution.objects.filter(finished_at__isnull=False)
+    wait_until(lambda: ended.count() == 3, what="all three tasks have ended")
     return answer
 
 
@@ -90,17 +92,8 @@ def staff(make_shopper):
 
 
 def test_a_request_is_followed_through_all_of_its_tasks(system, staff):
-    answer = call(system, staff, tasks.begin.name, **{"X-Request-ID": "of-the-proxy"})
+    answer = begin(system, staff, **{"X-Request-ID": "of-the-proxy"})
     assert answer.headers["X-Request-ID"] == "of-the-proxy"
-    ends = {"begin": "succeeded", "again": "succeeded", "fail": "raised unexpected"}
-
-    def ended() -> bool:
-        told = [line["message"] for line in system.lines("of-the-proxy")]
-        return all(
-            any(f"{name}[" in text and end in text for text in told) for name, end in ends.items()
-        )
-
-    wait_until(ended, what="all three have ended")
     lines = system.lines("of-the-proxy")
     assert {line["service"] for line in lines} == {"worker"}
     by_message = {line["message"]: line for line in lines}
@@ -118,8 +111,7 @@ def test_a_request_is_followed_through_all_of_its_tasks(system, staff):
 
 
 def test_errors_have_a_file_of_their_own_and_celery_too(system, staff):
-    request_id = call(system, staff, tasks.begin.name).headers["X-Request-ID"]
-    wait_until(lambda: system.lines(request_id, "errors.log"), what="the error")
+    request_id = begin(system, staff).headers["X-Request-ID"]
     (error,) = system.lines(request_id, "errors.log")
     assert error["level"] == "ERROR"
     assert error["exception"].endswith("ValueError: no such login: password=********")
@@ -128,7 +120,7 @@ def test_errors_have_a_file_of_their_own_and_celery_too(system, staff):
 
 
 def test_gunicorn_and_its_requests_are_lines_like_others(system, staff):
-    request_id = call(system, staff, tasks.begin.name).headers["X-Request-ID"]
+    request_id = begin(system, staff).headers["X-Request-ID"]
     # It is written after the answer.
     wait_until(lambda: request_id in system.web.log.read_text(), what="the request's line")
     lines = [json.loads(line) for line in system.web.log.read_text().splitlines()]
@@ -138,8 +130,14 @@ def test_gunicorn_and_its_requests_are_lines_like_others(system, staff):
     assert (access["logger"], access["service"]) == ("gunicorn.access", "web")
 
 
+def test_what_django_says_of_a_request_names_it_too(system):
+    answer = requests.get(f"{system.web.address}/nothing/", timeout=60)
+    (line,) = system.lines(answer.headers["X-Request-ID"])
+    assert (line["message"], line["service"]) == ("Not Found: /nothing/", "web")
+
+
 def test_every_line_of_worker_and_web_is_json_and_tells_no_secret(system, staff):
-    call(system, staff, tasks.begin.name)
+    begin(system, staff)
     for path in (system.worker, system.web.log, *system.folder.iterdir()):
         text = path.read_text()
         assert SECRET not in text
@@ -170,7 +168,7 @@ def test_a_message_carries_the_request_that_it_comes_from():
 
 def test_a_promise_that_waits_keeps_its_request(system, staff):
     with belonging_to(request_id="of-before"):
-        enqueue(tasks.fail.name, {"password": SECRET}, countdown=3600)
+        enqueue(tasks.fail.name, kwargs={"password": SECRET}, countdown=3600)
     OutboxTask.objects.update(published_at=None)
     with belonging_to(request_id="of-the-sweep"):
         assert outbox_publish_waiting() == 1
@@ -182,7 +180,7 @@ def test_a_promise_that_waits_keeps_its_request(system, staff):
 # --- Traces --------------------------------------------------------------------------------------
 def test_one_trace_goes_from_the_request_to_the_last_task(system, staff):
     trace_id, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-    call(system, staff, tasks.begin.name, traceparent=f"00-{trace_id}-{parent}-01")
+    begin(system, staff, traceparent=f"00-{trace_id}-{parent}-01")
     wanted = {f"run {task.name}" for task in (tasks.begin, tasks.again, tasks.fail)}
     collected = system.collector.of_trace
     wait_until(
@@ -192,17 +190,18 @@ def test_one_trace_goes_from_the_request_to_the_last_task(system, staff):
 
     def path(name: str) -> list[str]:
         """From the request down to this span."""
-        span, names = next(span for span in spans.values() if span.name == name), []
+        span: Any = next(span for span in spans.values() if span.name == name)
+        names: list[str] = []
         while span:
             names.insert(0, span.name)
             span = spans.get(span.parent_span_id)
         return names
 
     request = "POST /api/tasks/templates/<text:name>/run/"
-    begin = [request, f"publish {tasks.begin.name}", f"run {tasks.begin.name}"]
-    assert path(begin[-1]) == begin
+    way = [request, f"publish {tasks.begin.name}", f"run {tasks.begin.name}"]
+    assert path(way[-1]) == way
     for task in (tasks.again, tasks.fail):
-        assert path(f"run {task.name}") == [*begin, f"publish {task.name}", f"run {task.name}"]
+        assert path(f"run {task.name}") == [*way, f"publish {task.name}", f"run {task.name}"]
     assert {service for service, _ in collected(trace_id)} == {
         *("flash-promos-web", "flash-promos-worker")
     }
@@ -217,8 +216,7 @@ def test_one_trace_goes_from_the_request_to_the_last_task(system, staff):
 
 
 def test_a_line_names_its_trace(system, staff):
-    request_id = call(system, staff, tasks.begin.name).headers["X-Request-ID"]
-    wait_until(lambda: system.lines(request_id, "errors.log"), what="the error")
+    request_id = begin(system, staff).headers["X-Request-ID"]
     trace_id = system.lines(request_id, "errors.log")[0]["trace_id"]
     wait_until(lambda: system.collector.of_trace(trace_id), what="the trace")
 
@@ -232,7 +230,7 @@ def test_a_collector_that_is_away_stops_nobody(tmp_path):
     log = tmp_path / "worker.log"
     options = ("--queues=unread", "--concurrency=1", "--loglevel=info")
     with celery("worker", *options, log=log, **variables):
-        result = tasks.again.apply_async(queue="unread", retries=1)
+        result = tasks.again.apply_async(queue="unread", retries=1)  # type: ignore[call-arg]
         wait_until(lambda: f"{result.id}] succeeded" in log.read_text(), what="it is done")
     assert "worker: Warm shutdown" in log.read_text()
 

@@ -82,10 +82,11 @@ class Supervisor:
             processes.MARK: "1",
             "SUPERVISOR_SOCKET": str(self.folder.socket),
         }
+        if "%" in variables["LOG_DIR"]:
+            # supervisor expands a log's name twice; its programs take theirs as it is.
+            variables["LOG_DIR"] = str(self._linked("logs", self.folder.logs))
         # Through a link, as supervisor takes its own folder's name for a pattern.
-        configuration = self.folder.socket.with_name("configuration")
-        configuration.unlink(missing_ok=True)
-        configuration.symlink_to(CONFIGURATION)
+        configuration = self._linked("configuration", CONFIGURATION)
         command = [sys.executable, "-m", "supervisor.supervisord"]
         command += ["--configuration", str(configuration / "embedded.conf")]
         if os.geteuid() == 0:
@@ -101,6 +102,13 @@ class Supervisor:
             if time.monotonic() > deadline:
                 raise ProgramError("supervisord", "supervisord did not answer within 10 s")
             time.sleep(0.05)
+
+    def _linked(self, name: str, target: Path) -> Path:
+        """A path to the target of which supervisor expands nothing."""
+        link = self.folder.socket.with_name(name)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        return link
 
     def stop(self) -> bool:
         """Stop supervisord and all it runs, worker before servers; False when nothing ran."""
