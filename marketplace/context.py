@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
-from celery import current_task
+from celery._state import get_current_task
 from django.http import HttpRequest, HttpResponse
 
 from marketplace.proxies import is_from_proxy
@@ -49,11 +49,11 @@ def belonging_to(**names: str) -> Iterator[None]:
 
 def current() -> Context:
     """A task that runs in this thread says it itself; else it is what was said."""
-    request: Any = current_task and current_task.request
+    context, task = _context.get(), get_current_task()
+    request: Any = task and task.request
     if request and request.id:
-        request_id = request.get(REQUEST_ID) or _context.get().request_id
-        return Context(request_id, request.id, current_task.name)
-    return _context.get()
+        return Context(request.get(REQUEST_ID) or context.request_id, request.id, task.name)
+    return context
 
 
 def of_message(headers: dict[str, Any]) -> dict[str, str]:
