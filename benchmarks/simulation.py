@@ -34,6 +34,8 @@ class Costs:
     worker: float
     redis: float
     postgres: float
+    #: From its publication to its start where nothing else is done.
+    hop: float
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def simulate(costs: Costs, rate: float, slots: int, *, seed: int = 1) -> Waits:
     taken = [end for _, end in broker]
     varying = [costs.slot * (0.5 + chance.expovariate(2)) for _ in range(count)]
     begun = [begin for begin, _ in station(taken, varying, slots)]
-    waits = [begin - arrival for begin, arrival in zip(begun, arrivals, strict=True)]
+    waits = [begin - arrival + costs.hop for begin, arrival in zip(begun, arrivals, strict=True)]
     return Waits.of(waits[FOLLOWED:])
 
 
@@ -102,8 +104,16 @@ def calibrate(options: argparse.Namespace, running: servers.Processes) -> tuple[
     workers.publish(options.tasks, options.task_ms / 1e3)
     drained = workers.drain(running, options.tasks, 1)
     cpu = drained.cpu
-    costs = Costs(workers.CONCURRENCY / drained.rate, cpu["worker"], cpu["Redis"], cpu["Postgres"])
-    return costs, drained.rate
+    return (
+        Costs(
+            slot=workers.CONCURRENCY / drained.rate,
+            worker=cpu["worker"],
+            redis=cpu["Redis"],
+            postgres=cpu["Postgres"],
+            hop=observe(options, running, drained.rate / 20).mean,
+        ),
+        drained.rate,
+    )
 
 
 def observe(options: argparse.Namespace, running: servers.Processes, rate: float) -> Waits:
@@ -147,10 +157,10 @@ def report(options: argparse.Namespace, running: servers.Processes) -> Iterator[
     rate = most * options.load
     seen, simulated = observe(options, running, rate), simulate(costs, rate, CONCURRENCY)
     yield (
-        f"A task that waits {options.task_ms:g} ms keeps a child for {costs.slot * 1e3:.1f} ms; of "
-        f"CPU it costs {costs.worker * 1e3:.2f} ms in the worker, {costs.redis * 1e3:.2f} in Redis "
-        f"and {costs.postgres * 1e3:.2f} in PostgreSQL. One worker of {CONCURRENCY} does {most:.0f} a "
-        "second."
+        f"A task that waits {options.task_ms:g} ms keeps a child for {costs.slot * 1e3:.1f} ms and is "
+        f"on its way to an idle one for {costs.hop * 1e3:.1f}. CPU: {costs.worker * 1e3:.2f} ms in "
+        f"the worker, {costs.redis * 1e3:.2f} in Redis, {costs.postgres * 1e3:.2f} in PostgreSQL. "
+        f"One worker of {CONCURRENCY} does {most:.0f} a second."
     )
     yield table.markdown(
         ("wait", "measured (ms)", "simulated (ms)", "simulated / measured"),

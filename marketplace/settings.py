@@ -207,6 +207,10 @@ LOGIN_FAILURES_SECONDS = env.integer("LOGIN_FAILURES_SECONDS", 900, minimum=1)
 # --- PostgreSQL ----------------------------------------------------------------------------------
 # No statement waits for another's lock without end.
 LOCK_TIMEOUT = env.integer("POSTGRES_LOCK_TIMEOUT_MS", 10_000, minimum=1)
+# The planner overrates our searches: compiling them would cost more than it saves.
+CONNECTION_OPTIONS = f"-c lock_timeout={LOCK_TIMEOUT} -c jit=off"
+# Behind PgBouncer, which gives a connection for a transaction: the role has those options then.
+POOLED = env.boolean("POSTGRES_POOLED", False)
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.postgresql",
@@ -219,9 +223,10 @@ DATABASES = {
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
             "connect_timeout": 5,
-            # The planner overrates our searches: compiling them would cost more than it saves.
-            "options": f"-c lock_timeout={LOCK_TIMEOUT} -c jit=off",
+            **({} if POOLED else {"options": CONNECTION_OPTIONS}),
         },
+        # A cursor that outlives its transaction would be on another connection.
+        "DISABLE_SERVER_SIDE_CURSORS": POOLED,
     }
 }
 

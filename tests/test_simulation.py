@@ -22,7 +22,7 @@ def test_one_place_agrees_with_the_formula_of_m_m_1() -> None:
 
 
 def test_more_load_needs_more_slots_and_none_is_planned_too_busy() -> None:
-    costs = Costs(slot=0.05, worker=0.005, redis=0.0001, postgres=0.001)
+    costs = Costs(slot=0.05, worker=0.005, redis=0.0001, postgres=0.001, hop=0.01)
     needed = [slots_for(costs, rate) for rate in (10, 100, 1000)]
     assert needed == sorted(needed)
     for rate, slots in zip((10, 100, 1000), needed, strict=True):
