@@ -157,8 +157,8 @@ def report(options: argparse.Namespace, running: servers.Processes) -> Iterator[
     rate = most * options.load
     seen, simulated = observe(options, running, rate), simulate(costs, rate, CONCURRENCY)
     yield (
-        f"A task that waits {options.task_ms:g} ms keeps a child for {costs.slot * 1e3:.1f} ms and is "
-        f"on its way to an idle one for {costs.hop * 1e3:.1f}. CPU: {costs.worker * 1e3:.2f} ms in "
+        f"A task that waits {options.task_ms:g} ms keeps a child for {costs.slot * 1e3:.1f} ms, "
+        f"after {costs.hop * 1e3:.1f} to get there. CPU: {costs.worker * 1e3:.2f} ms in "
         f"the worker, {costs.redis * 1e3:.2f} in Redis, {costs.postgres * 1e3:.2f} in PostgreSQL. "
         f"One worker of {CONCURRENCY} does {most:.0f} a second."
     )

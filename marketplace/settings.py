@@ -460,6 +460,12 @@ CELERY_BEAT_SCHEDULE = {
 }
 
 globals().update(celery_options.read())
+# docs/scaling.md says what would not hold on another.
+if not CELERY_BROKER_URL.startswith(("redis://", "rediss://")):
+    raise ImproperlyConfigured(
+        f"CELERY_BROKER_URL is a {CELERY_BROKER_URL.partition(':')[0]!r} one: leases, limits and the "
+        "sweeps need Redis as the broker (redis://)."
+    )
 
 # --- Liveness and logs ---------------------------------------------------------------------------
 LIVENESS_FILE = env.text("LIVENESS_FILE")
