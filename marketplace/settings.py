@@ -463,8 +463,8 @@ globals().update(celery_options.read())
 # docs/scaling.md says what would not hold on another.
 if not CELERY_BROKER_URL.startswith(("redis://", "rediss://")):
     raise ImproperlyConfigured(
-        f"CELERY_BROKER_URL is a {CELERY_BROKER_URL.partition(':')[0]!r} one: leases, limits and the "
-        "sweeps need Redis as the broker (redis://)."
+        f"CELERY_BROKER_URL is a {CELERY_BROKER_URL.partition(':')[0]!r} one: leases, limits and "
+        "the sweeps need Redis as the broker (redis://)."
     )
 
 # --- Liveness and logs ---------------------------------------------------------------------------
