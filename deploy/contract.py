@@ -4,11 +4,14 @@ While one takes the other's place, and as long as somebody may go back, messages
 by workers of either, on one database. `deploy/contract.json` holds what the last release promised,
 and tests hold the code against it; docs/upgrading.md says what may change.
 
-`python -m deploy.contract`, which scripts/record-release calls, records the present state.
+`python -m deploy.contract`, which scripts/record-release calls, records the present state;
+`python -m deploy.contract compare` asks whether this code may follow the release whose contract is
+on standard input, on the database as it is.
 """
 
 import inspect
 import json
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -18,6 +21,8 @@ import django
 from celery import current_app
 from django.apps import apps
 from django.conf import settings
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
 from django.db.migrations.loader import MigrationLoader
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -56,7 +61,7 @@ def current() -> Contract:
     graph = MigrationLoader(None).graph
     current_app.loader.import_default_modules()
     return {
-        "version": tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"],
+        "version": _version(),
         "queues": sorted(settings.CELERY_TASK_QUEUES),
         "tasks": {
             name: _task(task)
@@ -65,6 +70,13 @@ def current() -> Contract:
         },
         "migrations": {app: name for app, name in sorted(graph.leaf_nodes()) if app in ours},
     }
+
+
+def _version() -> str:
+    file = PROJECT / "pyproject.toml"
+    if not file.exists():  # as in the image
+        return recorded()["version"]
+    return str(tomllib.loads(file.read_text())["project"]["version"])
 
 
 def _task(task: Any) -> Task:
@@ -121,8 +133,44 @@ def _broken_parameters(name: str, old: dict[str, bool], new: dict[str, bool]) ->
     ]
 
 
-def main() -> int:
-    django.setup()
+def pending() -> list[str]:
+    """The migrations that this code would apply."""
+    executor = MigrationExecutor(connection)
+    plan = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    return [f"{migration.app_label}.{migration.name}" for migration, _ in plan]
+
+
+def unknown() -> list[str]:
+    """The migrations that the database has and this code has not: a newer release made them."""
+    loader = MigrationLoader(connection)
+    known = loader.disk_migrations.keys() | {
+        replaced for migration in loader.disk_migrations.values() for replaced in migration.replaces
+    }
+    apps_here = {app for app, _ in known}
+    return sorted(
+        f"{app}.{name}"
+        for app, name in loader.applied_migrations
+        if app in apps_here and (app, name) not in known
+    )
+
+
+def compare(old: Contract) -> int:
+    """Say what is to be migrated; 1 when this code may not follow `old`."""
+    told = broken(old, current())
+    if newer := unknown():
+        told.append(
+            f"the database has {', '.join(newer)}, which this release does not know: "
+            "it is older than what ran here; to go back: scripts/rollback"
+        )
+    if told:
+        print(*(f"error: {text}" for text in told), sep="\n", file=sys.stderr)
+        return 1
+    names = pending()
+    print(f"Migrations: {', '.join(names)}" if names else "No migrations")
+    return 0
+
+
+def record() -> int:
     new = current()
     if FILE.exists() and (told := broken(recorded(), new)):
         print(*(f"error: {text}" for text in told), sep="\n", file=sys.stderr)
@@ -130,6 +178,14 @@ def main() -> int:
     FILE.write_text(json.dumps(new, indent=2) + "\n", encoding="utf-8")
     print(f"{FILE.relative_to(PROJECT)} holds {len(new['tasks'])} tasks of {new['version']}")
     return 0
+
+
+def main() -> int:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
+    django.setup()
+    if sys.argv[1:] == ["compare"]:
+        return compare(json.load(sys.stdin))
+    return record()
 
 
 if __name__ == "__main__":

@@ -6,22 +6,26 @@ HUP starts new processes with the code as it is now, while the old ones answer w
 """
 
 import asyncio
+import logging
 import os
 import runpy
 import socket
 import sys
 from collections.abc import Callable
+from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
 
+from gunicorn import glogging
 from gunicorn.asgi.protocol import ASGIProtocol
 
 from deploy import web_socket
 
-# By its path: the processes that a HUP starts have from this one what it has imported, and its
+# By their paths: the processes that a HUP starts have from this one what it has imported, and their
 # package imports Celery and more.
-Env = runpy.run_path(str(Path(__file__).parent.parent / "marketplace" / "env.py"))["Env"]
-env = Env()
+PACKAGE = Path(__file__).parent.parent / "marketplace"
+env = runpy.run_path(str(PACKAGE / "env.py"))["Env"]()
+logs = runpy.run_path(str(PACKAGE / "logs.py"))
 
 bind = [env.text("WEB_BIND", "127.0.0.1:8000")]
 # Where several webs on one host meet, each with a socket of its own; empty: there is one web.
@@ -45,11 +49,33 @@ backlog = 2048
 max_requests = env.integer("WEB_MAX_REQUESTS", 10_000)
 max_requests_jitter = max_requests // 10
 accesslog = env.text("WEB_ACCESS_LOG") or None
+access_log_format = (
+    '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %({x-request-id}o)s'
+)
 # A proxy of ours says whether the client came by HTTPS, in this header alone.
 forwarded_allow_ips = ",".join(env.words("TRUSTED_PROXIES", ["127.0.0.1", "::1"]))
 secure_scheme_headers = {"X-FORWARDED-PROTO": "https"}
 # What a WebSocket's client says is unmasked byte by byte; nobody here has much to say.
 websocket_max_message_size = 16 * 1024
+
+
+class logger_class(glogging.Logger):  # type: ignore[misc]  # noqa: N801  gunicorn's setting
+    """Writes as the rest does; requests go where WEB_ACCESS_LOG says."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        configuration = logs["configuration"](env, "web")
+        dictConfig(configuration)
+        self.access_log.addFilter(_note_request)
+        if env.text("LOG_FORMAT") == "json":
+            for handler in self.access_log.handlers:
+                handler.setFormatter(logs["JSONFormatter"]("web"))
+
+
+def _note_request(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, dict):
+        record.request_id = record.args.get("{x-request-id}o", "")
+    return True
 
 
 def when_ready(server: Any) -> None:
@@ -70,8 +96,10 @@ def post_fork(server: Any, worker: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """Live connections end when their process is told to, instead of holding up its stop."""
+    from marketplace.masking import mask_handlers
     from task_manager.services import updates
 
+    mask_handlers(worker.log.access_log)
     updates.is_serving = lambda: worker.alive
     create_server = worker.loop.create_server
 

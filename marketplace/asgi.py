@@ -15,7 +15,6 @@ import os
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
 
 from a2wsgi import WSGIMiddleware
-from channels.auth import AuthMiddlewareStack
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import WebsocketDenier
 from django.conf import settings
@@ -29,6 +28,7 @@ http = WSGIMiddleware(
 
 # These need the applications loaded, which is done by now.
 from marketplace.origins import OwnOrigins  # noqa: E402
+from marketplace.sessions import live  # noqa: E402
 from task_manager.api.live import task_updates  # noqa: E402
 
 application = ProtocolTypeRouter(
@@ -37,7 +37,7 @@ application = ProtocolTypeRouter(
         "websocket": OwnOrigins(
             URLRouter(
                 [
-                    path("ws/tasks/", AuthMiddlewareStack(task_updates)),
+                    path("ws/tasks/", live(task_updates)),
                     re_path("", WebsocketDenier.as_asgi()),
                 ]
             )

@@ -51,7 +51,7 @@ PERIODIC = "periodic"
 # Times are by Redis' clock: the hosts' need not agree. What frees memory, or moves it, works when
 # there is none left.
 _NOW = "local t = redis.call('TIME'); local now = string.format('%d.%06d', t[1], t[2])\n"
-_RING = "redis.call('XADD', KEYS[{}], 'MAXLEN', 1, '*', 'rung', '')\n"
+RING = "redis.call('XADD', KEYS[{}], 'MAXLEN', 1, '*', 'rung', '')\n"
 _TAKE = (
     "#!lua flags=allow-oom\n"
     + _NOW
@@ -87,7 +87,7 @@ end
 redis.call('LPUSH', ARGV[1], ARGV[2])
 if periodic ~= '' then redis.call('HSET', KEYS[2], periodic, ARGV[2]) end
 """
-    + _RING.format(1)
+    + RING.format(1)
     + "return ''"
 )
 _GIVE_BACK = (
@@ -96,7 +96,7 @@ redis.call('ZREM', KEYS[2], ARGV[1])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then return 0 end
 for i = 4, #KEYS do redis.call(ARGV[2], KEYS[i], ARGV[3]) end
 """
-    + _RING.format(3)
+    + RING.format(3)
     + "return 1"
 )
 _RENEW = (

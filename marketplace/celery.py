@@ -7,10 +7,11 @@ from typing import Any
 from celery import Celery
 from celery.app import utils
 from celery.app.backends import BACKEND_ALIASES
-from celery.signals import after_setup_logger, after_setup_task_logger, task_prerun
+from celery.signals import setup_logging, task_prerun
 from django.db import close_old_connections
 from kombu.transport import TRANSPORT_ALIASES
 
+from marketplace import logs
 from marketplace.leases import Lease
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
@@ -51,13 +52,12 @@ app.steps["consumer"].add(Lease)
 task_prerun.connect(close_old_connections, dispatch_uid="marketplace.connections")
 
 
-@after_setup_logger.connect(weak=False)
-@after_setup_task_logger.connect(weak=False)
-def hide_secrets(logger: Any, **_: Any) -> None:
-    """In the log of a worker and of beat, which Celery writes by handlers of its own."""
-    from marketplace.masking import mask_handlers
-
-    mask_handlers(logger)
+@setup_logging.connect(weak=False)
+def keep_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
+    """Celery's programs log as Django's LOGGING says; their --loglevel and --logfile count."""
+    logs.follow(loglevel, logfile)
+    if app.conf.worker_redirect_stdouts:
+        app.log.redirect_stdouts(app.conf.worker_redirect_stdouts_level)
 
 
 from marketplace import liveness  # noqa: E402, F401  connects its signal

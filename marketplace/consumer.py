@@ -14,6 +14,8 @@ from celery.utils.time import maybe_iso8601
 from celery.worker import consumer
 from kombu.utils.json import dumps
 
+from marketplace import context
+
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/json"
@@ -41,7 +43,8 @@ class Consumer(consumer.Consumer):
             except Refused as flaw:
                 self.refuse(message, flaw)
             else:
-                handle(message)
+                with context.belonging_to(**context.of_message(message.headers)):
+                    handle(message)
 
         return checked
 
@@ -97,6 +100,10 @@ def check(message: Any) -> None:
 
 def _is_name(value: Any) -> bool:
     return isinstance(value, str) and 0 < len(value) <= MAX_NAME and "\0" not in value
+
+
+def _is_request_id_or_none(value: Any) -> bool:
+    return value is None or context.is_request_id(value)
 
 
 def _is_text_or_none(value: Any) -> bool:
@@ -177,5 +184,6 @@ HEADERS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "stamps": (_is_object_or_none, "an object"),
     "published_at": (_is_seconds_or_none, "a time in seconds"),
     "unknown_since": (_is_seconds_or_none, "a time in seconds"),
+    "request_id": (_is_request_id_or_none, "an id of a request"),
     "periodic": (_is_name_or_none, "a text of 1 to 255 characters"),
 }

@@ -65,9 +65,12 @@ def masked(text: str) -> str:
 
 # --- In logs -------------------------------------------------------------------------------------
 class SecretsFilter(logging.Filter):
-    """Masks each line that a handler is about to write, and its traceback."""
+    """Masks each line that a handler is about to write, and its traceback; once for them all."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(record, "is_masked", False):
+            return True
+        record.is_masked = True
         if isinstance(record.args, dict) and "return_value" in record.args:
             record.args = record.args | {"return_value": _result(record.args["return_value"])}
         try:

@@ -47,6 +47,12 @@ def client_address(peer: Address | None, forwarded: str) -> Address:
     return address or THIS_HOST
 
 
+def is_from_proxy(request: HttpRequest) -> bool:
+    """Whether a trusted proxy asks; before `ClientAddressMiddleware` has its say."""
+    peer = _parsed(request.META.get("REMOTE_ADDR", ""))
+    return peer is None or is_trusted(peer)
+
+
 def is_trusted(address: Address) -> bool:
     return any(address in network for network in _networks(tuple(settings.TRUSTED_PROXIES)))
 

@@ -1,5 +1,6 @@
 """Django's settings, each from an environment variable that `.env.example` explains."""
 
+import sys
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -8,7 +9,7 @@ from urllib.parse import quote
 
 from django.core.exceptions import ImproperlyConfigured
 
-from marketplace import celery_options
+from marketplace import celery_options, logs
 from marketplace.env import Env, parse_addresses, parse_list
 from marketplace.sentinel import MasterConnection
 
@@ -64,6 +65,11 @@ if not DEBUG and len(SECRET_KEY.encode()) < SECRET_KEY_BYTES:
         f"{SECRET_KEY_BYTES} are needed (scripts/init-env writes a fresh one)."
     )
 
+# Former keys, which still verify what they signed; scripts/rotate-secrets keeps them.
+SECRET_KEY_FALLBACKS = env.words("DJANGO_SECRET_KEY_FALLBACKS", [])
+for key in SECRET_KEY_FALLBACKS:
+    refuse_public("DJANGO_SECRET_KEY_FALLBACKS", key)
+
 # Flower reads its logins by itself, but loads these settings too: here a public password stops it.
 FLOWER_LOGINS = env.words("FLOWER_BASIC_AUTH", [])
 for login in FLOWER_LOGINS:
@@ -93,6 +99,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "marketplace.context.RequestIdMiddleware",
     "marketplace.health.HealthMiddleware",
     "marketplace.proxies.ClientAddressMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -103,7 +110,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "marketplace.limits.LimitsMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "marketplace.sessions.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "marketplace.logins.RefusedLoginMiddleware",
@@ -146,6 +153,7 @@ LOGIN_REDIRECT_URL = "/api/"
 
 STATIC_URL = "/static/"
 STATIC_ROOT = env.text("DJANGO_STATIC_ROOT", str(BASE_DIR / "staticfiles"))
+MEDIA_ROOT = env.text("DJANGO_MEDIA_ROOT", str(BASE_DIR / "media"))
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {
@@ -211,14 +219,18 @@ LOCK_TIMEOUT = env.integer("POSTGRES_LOCK_TIMEOUT_MS", 10_000, minimum=1)
 CONNECTION_OPTIONS = f"-c lock_timeout={LOCK_TIMEOUT} -c jit=off"
 # Behind PgBouncer, which gives a connection for a transaction: the role has those options then.
 POOLED = env.boolean("POSTGRES_POOLED", False)
+POSTGRES_PASSWORD_FALLBACK = env.text("POSTGRES_PASSWORD_FALLBACK")
+if POSTGRES_PASSWORD_FALLBACK:
+    refuse_public("POSTGRES_PASSWORD_FALLBACK", POSTGRES_PASSWORD_FALLBACK)
 DATABASES = {
     "default": {
-        "ENGINE": "django.db.backends.postgresql",
+        "ENGINE": "marketplace.postgresql",
         "HOST": env.text("POSTGRES_HOST", "127.0.0.1"),
         "PORT": env.integer("POSTGRES_PORT", 5432, minimum=1),
         "NAME": env.text("POSTGRES_DB", "marketplace"),
         "USER": env.text("POSTGRES_USER", "marketplace"),
         "PASSWORD": secret("POSTGRES_PASSWORD"),
+        "PASSWORD_FALLBACK": POSTGRES_PASSWORD_FALLBACK,
         "CONN_MAX_AGE": 60,
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
@@ -360,6 +372,8 @@ SIMPLE_JWT = {
     "ACCESS_TOKEN_LIFETIME": timedelta(minutes=15),
     # A new password ends the tokens that came by the old one, as it ends sessions.
     "CHECK_REVOKE_TOKEN": True,
+    "AUTH_TOKEN_CLASSES": ["marketplace.tokens.AccessToken"],
+    "TOKEN_REFRESH_SERIALIZER": "marketplace.tokens.TokenRefreshSerializer",
 }
 
 # --- Celery --------------------------------------------------------------------------------------
@@ -377,10 +391,8 @@ CELERY_TASK_SOFT_TIME_LIMIT = 240
 CELERY_TASK_TIME_LIMIT = 300
 CELERY_WORKER_POOL_RESTARTS = True
 CELERY_WORKER_CONSUMER = "marketplace.unknown_tasks:Consumer"
-CELERY_WORKER_LOG_FORMAT = "[%(asctime)s: %(levelname)s/%(processName)s] %(message)s"
-CELERY_WORKER_TASK_LOG_FORMAT = (
-    "[%(asctime)s: %(levelname)s/%(processName)s][%(task_name)s(%(task_id)s)] %(message)s"
-)
+CELERY_WORKER_LOG_FORMAT = logs.LINE
+CELERY_WORKER_TASK_LOG_FORMAT = logs.TASK_LINE
 # Celery's Django fixup closes the connection around every task unless this is set.
 CELERY_DB_REUSE_MAX = 1000
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
@@ -470,23 +482,13 @@ if not CELERY_BROKER_URL.startswith(("redis://", "rediss://")):
 # --- Liveness and logs ---------------------------------------------------------------------------
 LIVENESS_FILE = env.text("LIVENESS_FILE")
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {"console": {"format": "[%(asctime)s: %(levelname)s/%(name)s] %(message)s"}},
-    "filters": {"secrets": {"()": "marketplace.masking.SecretsFilter"}},
-    "handlers": {
-        "console": {
-            "class": "logging.StreamHandler",
-            "formatter": "console",
-            "filters": ["secrets"],
-        }
+LOGGING = logs.configuration(
+    env,
+    logs.service_of(sys.argv),
+    filters={
+        "context": {"()": "marketplace.context.ContextFilter"},
+        "secrets": {"()": "marketplace.masking.SecretsFilter"},
     },
-    "root": {"handlers": ["console"], "level": env.text("LOG_LEVEL", "INFO").upper()},
-    "loggers": {
-        # Without Django's own handler, which would mail each failed request to ADMINS.
-        "django": {"handlers": []},
-        # At DEBUG the pool shows whole messages.
-        "celery.pool": {"level": "INFO"},
-    },
-}
+    line=CELERY_WORKER_LOG_FORMAT,
+    task_line=CELERY_WORKER_TASK_LOG_FORMAT,
+)

@@ -10,6 +10,8 @@ from django.db.models import F, Q
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
+from marketplace.context import MAX_LENGTH
+
 
 class TaskStatus(models.TextChoices):
     PENDING = "PENDING", _("pending")
@@ -132,6 +134,9 @@ class OutboxTask(models.Model):
         help_text=_("Empty: the broker did not take it."),
     )
     publications = models.PositiveSmallIntegerField(_("publications"), default=0, db_default=0)
+    request_id = models.CharField(
+        _("request id"), max_length=MAX_LENGTH, blank=True, default="", db_default=""
+    )
 
     class Meta:
         verbose_name = _("promised task")

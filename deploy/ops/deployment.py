@@ -1,15 +1,19 @@
 """What a command may ask of a deployment, and which one runs here."""
 
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deploy.ops import shell
 from deploy.ops.errors import NotRunning, OpsError, UsageError
 from deploy.ops.settings_file import SettingsFile
+
+if TYPE_CHECKING:
+    from deploy.ops.redis import Redis
 
 PROJECT = Path(__file__).resolve().parents[2]
 #: The programs that are ours, in the order in which they start.
@@ -97,7 +101,7 @@ class Deployment(ABC):
         command = self.application("python", "manage.py", *arguments)
         done = shell.try_run(command, env=self.environment(), input=input, timeout=timeout)
         if done.returncode:
-            raise OpsError(shell.failure(["manage.py", *arguments], done))
+            raise manage_error(arguments, done)
         return done.stdout
 
     def become_manage(self, *arguments: str) -> None:
@@ -113,6 +117,20 @@ class Deployment(ABC):
     @abstractmethod
     def postgres_environment(self) -> dict[str, str] | None:
         """The environment for `postgres`."""
+
+    def postgres_admin(self, *command: str) -> tuple[list[str], dict[str, str] | None] | None:
+        """The same with its environment, as a role that may make and rename databases, and not
+        connected yet; None: there is no such role's way in from here."""
+        return None
+
+    def redis(self) -> "Redis | None":
+        """Its Redis, to one who may do everything; None: there is no way to be it from here."""
+        return None
+
+    def keep_database_password(self, verifier: str) -> None:
+        """See to it that the application's new password outlives the server's next start, where
+        the server sets it at each."""
+        return
 
     @abstractmethod
     def log_command(
@@ -142,6 +160,14 @@ class Deployment(ABC):
     @abstractmethod
     def scale_workers(self, count: int) -> None:
         """Run this many workers on this host from now on, also after a reboot."""
+
+
+def manage_error(arguments: tuple[str, ...], done: shell.Done) -> OpsError:
+    """What a failed `manage.py` says of it, in its one line where it has one."""
+    last = done.stderr.strip().rpartition("\n")[2]
+    if found := re.fullmatch(r"(?:Command|Usage)Error: (.+)", last):
+        return (UsageError if done.returncode == 2 else OpsError)(found[1])
+    return OpsError(shell.failure(["manage.py", *arguments], done))
 
 
 def find(way: str | None = None) -> Deployment:

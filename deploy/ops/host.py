@@ -7,6 +7,7 @@ import socket
 import time
 import xmlrpc.client
 from abc import abstractmethod
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from deploy.embedded.supervisor import base_name, call
 from deploy.ops import shell
 from deploy.ops.deployment import PROGRAMS, Deployment, Service, State
 from deploy.ops.errors import OpsError
+from deploy.ops.redis import NetworkRedis, Redis
 from deploy.ops.settings_file import SettingsFile
+from deploy.ops.waiting import wait_until
 
 USER = "flash-promos"
 ETC = Path("/etc/flash-promos")
@@ -94,6 +97,25 @@ class Host(Deployment):
             "PGPASSWORD": self.settings_file.secret("POSTGRES_PASSWORD"),
         }
 
+    def postgres_admin(self, *command: str) -> tuple[list[str], dict[str, str] | None] | None:
+        """Root may be the superuser of a PostgreSQL on this host."""
+        values = self.settings_file.read()
+        is_here = values.get("POSTGRES_HOST", "") in ("", "127.0.0.1", "localhost", "::1")
+        if os.geteuid() != 0 or not is_here or not _is_user("postgres"):
+            return None
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        env["PGPORT"] = values.get("POSTGRES_PORT") or "5432"
+        return ["runuser", "--user", "postgres", "--", "env", "--chdir", "/", *command], env
+
+    def redis(self) -> NetworkRedis | None:
+        try:
+            password = REDIS_OPERATOR.read_text().strip()
+        except OSError:
+            return None
+        values = self.settings_file.read()
+        host, port = values.get("REDIS_HOST") or "127.0.0.1", values.get("REDIS_PORT") or "6379"
+        return NetworkRedis(host, int(port), password, DistributionRedis())
+
     def start(self, name: str) -> None:
         for instance in self.instances(name):
             self.control("start", instance)
@@ -117,6 +139,49 @@ class Host(Deployment):
     @abstractmethod
     def control(self, action: str, instance: str) -> None:
         """start, stop or restart, and wait until it is done."""
+
+
+class DistributionRedis:
+    """The one that install-host set up on this host."""
+
+    def start(self) -> None:
+        require_root()
+        shell.run(["systemctl", "start", "redis-server.service"])
+
+    def stop(self) -> None:
+        require_root()
+        shell.run(["systemctl", "stop", "redis-server.service"])
+
+    def check(self, file: Path) -> None:
+        shell.run(["redis-check-rdb", str(file)])
+
+    def keep_passwords(self, redis: Redis) -> None:
+        redis.call("ACL", "SAVE")
+
+    def enter(self) -> list[str]:
+        return ["runuser", "--user", "redis", "--"]
+
+
+def reload_web(pid: int, reload: Callable[[], object]) -> None:
+    """Wait until the processes that answered before are gone; `pid` is that of their parent."""
+    before = children(pid)
+    reload()
+    wait_until(lambda: not before & children(pid), seconds=120, what="the web's old processes left")
+
+
+def children(pid: int) -> set[int]:
+    try:
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    except OSError:
+        return set()
+
+
+def _is_user(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def require_root() -> None:
@@ -195,8 +260,16 @@ class Systemd(Host):
 
     def control(self, action: str, instance: str) -> None:
         require_root()
-        verb = "reload-or-restart" if action == "restart" and "-web." in instance else action
-        shell.run(["systemctl", verb, instance])
+        if action == "restart" and "-web." in instance and (pid := self._pid(instance)):
+            reload_web(pid, lambda: shell.run(["systemctl", "reload", instance]))
+            return
+        # A web whose socket is open would be started by the next who connects.
+        socket = ["marketplace-web.socket"] if action == "stop" and "-web." in instance else []
+        shell.run(["systemctl", action, *socket, instance])
+
+    def _pid(self, unit: str) -> int:
+        """0 when it does not run."""
+        return int(shell.run(["systemctl", "show", "--value", "--property", "MainPID", unit]))
 
     def scale_workers(self, count: int) -> None:
         require_root()
@@ -251,7 +324,8 @@ class Supervisor(Host):
     def control(self, action: str, instance: str) -> None:
         require_root()
         if action == "restart" and instance == "web":
-            self.call("signalProcess", instance, "HUP")
+            facts = self.call("getProcessInfo", instance)
+            reload_web(facts["pid"], lambda: self.call("signalProcess", instance, "HUP"))
             return
         if action in ("stop", "restart"):
             supervised(self.call, "stopProcess", instance)

@@ -53,9 +53,10 @@ def stream(
     stdout: IO[bytes] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> None:
-    """Run it between two files, whatever their size; an OpsError with its last words."""
+    """Run it between two files, whatever their size; an OpsError with its last words. When this is
+    interrupted, it is told to end and takes its time for that."""
     try:
-        done = subprocess.run(
+        process = subprocess.Popen(
             command,
             stdin=stdin or subprocess.DEVNULL,
             stdout=stdout or subprocess.DEVNULL,
@@ -64,9 +65,15 @@ def stream(
         )
     except FileNotFoundError:
         raise OpsError(f"the program {command[0]} is not installed here") from None
-    if done.returncode:
-        words = done.stderr.decode(errors="replace").strip()
-        raise OpsError(f"{shown(command)} failed: {words or f'exit code {done.returncode}'}")
+    try:
+        _, errors = process.communicate()
+    except BaseException:
+        process.terminate()
+        process.communicate()
+        raise
+    if process.returncode:
+        words = errors.decode(errors="replace").strip()
+        raise OpsError(f"{shown(command)} failed: {words or f'exit code {process.returncode}'}")
 
 
 def failure(command: Sequence[str], done: Done) -> str:

@@ -10,5 +10,6 @@ ops() {
     unset PYTHONPATH PYTHONHOME
     FOUND_PYTHON=$VENV/bin/python
     [[ -x $FOUND_PYTHON ]] || find_python
-    PYTHONPATH=$PROJECT_ROOT exec "$FOUND_PYTHON" -m "deploy.ops.$module" "$@"
+    # -P: what lies in the folder where one stands is not ours.
+    PYTHONPATH=$PROJECT_ROOT exec "$FOUND_PYTHON" -P -m "deploy.ops.$module" "$@"
 }

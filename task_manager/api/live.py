@@ -29,10 +29,11 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from asgiref.typing import ASGIReceiveCallable, ASGISendCallable
-from channels.auth import get_user
+from channels.db import database_sync_to_async
 from django.conf import settings
 from django.db import Error
 
+from marketplace.sessions import user_of
 from task_manager.services import updates
 
 logger = logging.getLogger(__name__)
@@ -127,8 +128,9 @@ async def _watching(scope: Any) -> int:
 async def _user_now(scope: Any) -> Any:
     """Whom the session's cookie stands for now; None when PostgreSQL does not say."""
     store = import_module(settings.SESSION_ENGINE).SessionStore
+    session = store(scope["cookies"][settings.SESSION_COOKIE_NAME])
     try:
-        return await get_user({"session": store(scope["cookies"][settings.SESSION_COOKIE_NAME])})
+        return await database_sync_to_async(user_of)(session)
     except Error as error:
         logger.warning("Whether user %s is still signed in: %s", scope["user"].pk, error)
         return None

@@ -11,9 +11,10 @@ import redis
 from django.conf import settings
 from django.db import DataError, IntegrityError, connection, transaction
 
+from task_manager import entries
 from task_manager.clients.cancellations import cancellations
 from task_manager.clients.stream import Reader, backlog, writer
-from task_manager.models import TaskExecution
+from task_manager.models import TaskExecution, TaskStatus
 from task_manager.services import dead_letters, notifications
 
 logger = logging.getLogger(__name__)
@@ -115,9 +116,7 @@ WITH raw AS (
     RETURNING task.*
 ), ended AS (
     SELECT date_trunc('hour', finished_at, 'UTC') AS hour, task_name, task_module, status,
-        CASE WHEN duration > 1e-4 THEN ceil(4 * ln(duration) / ln(2::float8))::integer ELSE -53 END
-            AS bucket,
-        count(*) AS count, sum(COALESCE(duration, 0)) AS seconds
+        {bucket} AS bucket, count(*) AS count, sum(COALESCE(duration, 0)) AS seconds
     FROM changed
     WHERE finished_at IS NOT NULL AND previous_status NOT IN ('SUCCESS', 'FAILURE', 'REVOKED')
     GROUP BY 1, 2, 3, 4, 5
@@ -138,7 +137,33 @@ SELECT array_agg(task_id) FROM changed
 # A task's own word names it, as does a description where there was only Celery's name.
 _NAMED = """EXCLUDED.task_name <> '' AND (task.task_name IN ('', task.celery_name)
             OR EXISTS (SELECT FROM named WHERE named.id = EXCLUDED.task_id))"""
-_RECORD = _RECORD.format(named=_NAMED)
+# A step of durations: see TaskStatistic.
+_BUCKET = """CASE WHEN duration > 1e-4 THEN ceil(4 * ln(duration) / ln(2::float8))::integer
+            ELSE -53 END"""
+_RECORD = _RECORD.format(named=_NAMED, bucket=_BUCKET)
+
+_REOPEN = f"""
+WITH ended AS (
+    SELECT task_id, date_trunc('hour', finished_at, 'UTC') AS hour, task_name, task_module,
+        status, {_BUCKET} AS bucket, COALESCE(duration, 0) AS seconds
+    FROM task_manager_taskexecution
+    WHERE task_id = ANY(%(ids)s) AND position = %(presumed)s AND error = %(error)s
+    ORDER BY task_id FOR UPDATE
+), reopened AS (
+    UPDATE task_manager_taskexecution AS task
+    SET status = 'PENDING', previous_status = task.status, position = 3 * retries,
+        changed_at = now(), finished_at = NULL, duration = NULL, error = ''
+    FROM ended WHERE task.task_id = ended.task_id
+)
+INSERT INTO task_manager_taskstatistic AS statistic
+    (hour, task_name, task_module, status, bucket, count, seconds)
+SELECT span.hour, task_name, task_module, status, bucket, -count(*), -sum(seconds)
+FROM ended CROSS JOIN LATERAL (VALUES (ended.hour), (NULL)) AS span(hour)
+GROUP BY 1, 2, 3, 4, 5
+ORDER BY 1, 2, 3, 4, 5
+ON CONFLICT (hour, task_name, task_module, status, bucket) DO UPDATE SET
+    count = statistic.count + EXCLUDED.count, seconds = statistic.seconds + EXCLUDED.seconds
+"""
 
 # What a task said of itself may be written after its end, which another reader had: the row does
 # not move, but it takes the words. Its statistics stay under the name that it had.
@@ -239,6 +264,13 @@ def _letters(transitions: list[dict[str, Any]], changed: set[str]) -> list[dict[
         for entry in transitions
         if entry.get("letter") and entry["id"] in changed
     ]
+
+
+def executions_reopen(task_ids: list[str], *, error: str) -> None:
+    """Rows presumed to have ended with this error wait again, and count as ended no more."""
+    presumed = entries.position(TaskStatus.REVOKED, presumed=True)
+    with connection.cursor() as cursor:
+        cursor.execute(_REOPEN, {"ids": task_ids, "presumed": presumed, "error": error})
 
 
 def executions_catch_up(task_id: str | None = None) -> None:

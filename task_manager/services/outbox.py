@@ -20,6 +20,7 @@ from kombu.exceptions import OperationalError as BrokerError
 from kombu.utils.json import dumps, loads
 from redis import RedisError
 
+from marketplace import context
 from marketplace.broker import QueueFull
 from task_manager import entries
 from task_manager.exceptions import UnknownTask
@@ -44,7 +45,7 @@ _TAKE = """
         JOIN task_manager_taskexecution AS task USING (task_id)
     WHERE promised.task_id = taken.task_id
     RETURNING promised.task_id, promised.celery_name, promised.body, promised.queue, promised.eta,
-        promised.expires, task.user_id, task.retries
+        promised.expires, task.user_id, task.retries, promised.request_id
 """
 _TAKE_WAITING = _TAKE.format(which="published_at IS NULL")
 _TAKE_LOST = _TAKE.format(
@@ -73,11 +74,18 @@ class Promise:
     expires: datetime | None
     user_id: int | None
     retries: int = 0
+    request_id: str = ""
 
     @property
     def arguments(self) -> tuple[list[Any], dict[str, Any]]:
         args, kwargs = loads(self.body)
         return args, kwargs
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """What its message says of whom it is for, and of the request that it came from."""
+        told = {entries.USER_ID: self.user_id, context.REQUEST_ID: self.request_id}
+        return {name: value for name, value in told.items() if value}
 
     def publish(self) -> None:
         args, kwargs = self.arguments
@@ -90,7 +98,7 @@ class Promise:
             eta=self.eta,
             expires=self.expires,
             retries=self.retries,
-            headers={entries.USER_ID: self.user_id} if self.user_id else None,
+            headers=self.headers,
             # Once over a new connection; the next sweep has more patience.
             retry_policy={"max_retries": 1, "interval_start": 0, "interval_max": 0},
         )
@@ -126,6 +134,7 @@ def task_enqueue(
         eta=now + timedelta(seconds=countdown) if countdown is not None else eta,
         expires=expires,
         user_id=user_id,
+        request_id=context.current().request_id,
     )
     with transaction.atomic():
         OutboxTask.objects.create(
@@ -137,6 +146,7 @@ def task_enqueue(
             expires=promise.expires,
             published_at=now,
             publications=1,
+            request_id=promise.request_id,
         )
         executions_record([_pending(promise, now.timestamp())])
         transaction.on_commit(partial(_publish, [promise]))

@@ -10,16 +10,21 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.visitors import Visitors
+
 PROJECT = Path(__file__).resolve().parents[2]
 PRODUCTION = ("docker-compose.yml", "docker-compose.prod.yml")
 AWS_IMAGE = "localstack/localstack:4.14.0"
 PORTS = ("WEB", "FLOWER", "POSTGRES", "REDIS", "LOCALSTACK")
+
+#: A file of a release, and in it what is replaced by what.
+Edits = Mapping[str, tuple[str, str]]
 
 # Nothing else of this shell's may reach the compose files.
 INHERITED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "DOCKER_CONTEXT")
@@ -66,6 +71,36 @@ def wait_until(condition: Callable[[], Any], *, seconds: float, what: str) -> An
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
         time.sleep(0.5)
     return value
+
+
+def open_promo_code(name: str) -> str:
+    """For Django's shell: a store, a shopper beside it and a promo whose window has just begun."""
+    return f"""
+from datetime import timedelta
+from django.contrib.auth.models import User
+from django.utils import timezone
+from promotions.models import FlashPromo, Product, ShopperProfile, Store
+
+store = Store.objects.create(name={name!r}, latitude=19.4, longitude=-99.1)
+user = User.objects.create_user({name!r})
+ShopperProfile.objects.filter(user=user).update(latitude=19.4, longitude=-99.1)
+product = Product.objects.create(store=store, name={name!r}, list_price=100)
+now = timezone.now()
+FlashPromo.objects.create(
+    product=product, promo_price=60, quantity=5, starts_at=now, ends_at=now + timedelta(hours=1)
+)
+"""
+
+
+def promo_state_code(name: str) -> str:
+    """For Django's shell: prints `SCHEDULED`, or `ACTIVE DELIVERED`."""
+    return f"""
+from promotions.models import FlashPromo, Notification
+
+promo = FlashPromo.objects.get(product__name={name!r})
+statuses = Notification.objects.filter(promo=promo).values_list("status", flat=True)
+print(promo.status, *statuses)
+"""
 
 
 @dataclass
@@ -241,35 +276,65 @@ print(all(rows.get(id) in FINISHED and rows[id] == app.AsyncResult(id).state for
 
         wait_until(told, seconds=seconds, what=f"{len(task_ids)} tasks have ended")
 
+    def make_template(self, task: str) -> str:
+        """A template of this task, for the staff to run; its name."""
+        return self.shell_code(f"""
+from task_manager.models import TaskTemplate
+
+print(TaskTemplate.objects.create(name="of-the-test", task_name={task!r}, module="tests").name)
+""").strip()
+
+    def templates(self) -> list[str]:
+        printed = self.shell_code("""
+import json
+from task_manager.models import TaskTemplate
+
+print(json.dumps(list(TaskTemplate.objects.order_by("name").values_list("name", flat=True))))
+""")
+        names: list[str] = json.loads(printed)
+        return names
+
+    def visitors(self, template: str = "") -> Visitors:
+        """As members of the staff; `make_staff` comes first."""
+        cookie = self.shell_code("""
+from django.contrib.auth.models import User
+from django.test import Client
+
+client = Client()
+client.force_login(User.objects.get(username="staff"))
+print(*(f"{cookie.key}={cookie.value}" for cookie in client.cookies.values()), sep="; ")
+""").strip()
+        port = int(self.ports["HOST_PORT_WEB"])
+        return Visitors(port, self.token, cookie, template=template)
+
+    # --- Releases ---
+
+    @contextmanager
+    def edited(self, edits: Edits, files: Mapping[str, str] | None = None) -> Iterator[None]:
+        """The source with some edits, and new files, for as long as it lasts."""
+        texts = {file: (self.folder / file).read_text() for file in edits}
+        try:
+            for file, (old, new) in edits.items():
+                assert old in texts[file], file
+                (self.folder / file).write_text(texts[file].replace(old, new, 1))
+            for file, text in (files or {}).items():
+                (self.folder / file).write_text(text)
+            yield
+        finally:
+            for file, text in texts.items():
+                (self.folder / file).write_text(text)
+            for file in files or {}:
+                (self.folder / file).unlink()
+
     # --- The marketplace ---
 
     def open_promo(self, name: str) -> None:
         """Make a store, one shopper beside it and a promo whose window has just begun."""
-        self.shell_code(f"""
-from datetime import timedelta
-from django.contrib.auth.models import User
-from django.utils import timezone
-from promotions.models import FlashPromo, Product, ShopperProfile, Store
-
-store = Store.objects.create(name={name!r}, latitude=19.4, longitude=-99.1)
-user = User.objects.create_user({name!r})
-ShopperProfile.objects.filter(user=user).update(latitude=19.4, longitude=-99.1)
-product = Product.objects.create(store=store, name={name!r}, list_price=100)
-now = timezone.now()
-FlashPromo.objects.create(
-    product=product, promo_price=60, quantity=5, starts_at=now, ends_at=now + timedelta(hours=1)
-)
-""")
+        self.shell_code(open_promo_code(name))
 
     def promo_state(self, name: str) -> str:
         """`SCHEDULED`, or `ACTIVE DELIVERED`."""
-        return self.shell_code(f"""
-from promotions.models import FlashPromo, Notification
-
-promo = FlashPromo.objects.get(product__name={name!r})
-statuses = Notification.objects.filter(promo=promo).values_list("status", flat=True)
-print(promo.status, *statuses)
-""").strip()
+        return self.shell_code(promo_state_code(name)).strip()
 
     def wait_for_delivery(self, name: str, *, seconds: float) -> None:
         wait_until(

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack.stack import Stack, production, run, wait_until
+from tests.stack.stack import Edits, Stack, production, run, wait_until
 from tests.visitors import Visitors
 
 OURS = ("web", "worker", "beat", "flower")
 #: As many seconds as one task takes.
 TASK = 8
 
-#: A file of a release, and in it what is replaced by what.
-Edits = Mapping[str, tuple[str, str]]
 NOT_READY: Edits = {"marketplace/health.py": ("ready = set(", "ready = False and set(")}
 NO_START: Edits = {"marketplace/asgi.py": ("import os\n", "import os\nimport nothing_at_all\n")}
 BAD_MIGRATION = """
@@ -37,20 +35,14 @@ def stack(tmp_path_factory: pytest.TempPathFactory, failed: Callable[[], bool]) 
 
 
 @pytest.fixture(scope="module")
-def cookie(stack: Stack) -> str:
-    return stack.shell_code("""
-from django.contrib.auth.models import User
-from django.test import Client
-
-client = Client()
-client.force_login(User.objects.get(username="staff"))
-print(*(f"{cookie.key}={cookie.value}" for cookie in client.cookies.values()), sep="; ")
-""").strip()
+def template(stack: Stack) -> str:
+    """Of a task that takes TASK seconds."""
+    return stack.make_template("promotions.tasks.process_notification_queue")
 
 
 @pytest.fixture
-def visitors(stack: Stack, cookie: str) -> Visitors:
-    return Visitors(int(stack.ports["HOST_PORT_WEB"]), stack.token, cookie)
+def visitors(stack: Stack, template: str) -> Visitors:
+    return stack.visitors(template)
 
 
 @pytest.fixture
@@ -59,19 +51,8 @@ def release(stack: Stack) -> Callable[..., str]:
 
     def build(name: str, edits: Edits, files: Mapping[str, str] | None = None) -> str:
         image = f"{stack.name}:{name}"
-        texts = {file: (stack.folder / file).read_text() for file in edits}
-        try:
-            for file, (old, new) in edits.items():
-                assert old in texts[file], file
-                (stack.folder / file).write_text(texts[file].replace(old, new, 1))
-            for file, text in (files or {}).items():
-                (stack.folder / file).write_text(text)
+        with stack.edited(edits, files):
             stack.compose("build", "--quiet", variables={"APP_IMAGE": image})
-        finally:
-            for file, text in texts.items():
-                (stack.folder / file).write_text(text)
-            for file in files or {}:
-                (stack.folder / file).unlink()
         return image
 
     return build
@@ -91,17 +72,6 @@ def ids(stack: Stack) -> dict[str, str]:
     return found
 
 
-def templates(stack: Stack) -> list[str]:
-    printed = stack.shell_code("""
-import json
-from task_manager.models import TaskTemplate
-
-print(json.dumps(list(TaskTemplate.objects.order_by("name").values_list("name", flat=True))))
-""")
-    names: list[str] = json.loads(printed)
-    return names
-
-
 def spans(stack: Stack, task_ids: list[str]) -> dict[str, tuple[float, float]]:
     """Of each worker, when its first of these tasks began and its last one ended."""
     printed = stack.shell_code(f"""
@@ -119,23 +89,20 @@ print(json.dumps(found))
 
 
 def test_a_new_image_takes_over_without_a_failed_request_or_a_lost_task(
-    stack: Stack, visitors: Visitors, release: Callable[..., str]
+    stack: Stack, visitors: Visitors, template: str, release: Callable[..., str]
 ) -> None:
     image = release("new", {"marketplace/health.py": ('{"status": "ok"}', '{"status": "new"}')})
     before = ids(stack)
     with visitors:
+        # Tasks come all the while, so that the old worker and the new one have some.
         visitors.wait_for_more()
-        tasks = stack.shell_code(
-            "from promotions.tasks import process_notification_queue as task\n"
-            "print(*(task.delay().id for _ in range(24)))"
-        ).split()
         done = restart(stack, image)
-        visitors.wait_for_more()
+        visitors.wait_for_tasks()
     stack.variables["APP_IMAGE"] = image
     assert done.returncode == 0, done.stderr
     assert visitors.failures == []
     assert visitors.returns >= 1
-    assert templates(stack) == sorted(visitors.made)
+    assert stack.templates() == sorted([template, *visitors.made])
 
     assert stack.http("/healthz") == (200, '{"status": "new"}')
     images = {name: item["Config"]["Image"] for name, item in stack.containers().items()}
@@ -144,8 +111,8 @@ def test_a_new_image_takes_over_without_a_failed_request_or_a_lost_task(
         assert (images[service] == image) == is_ours == (container != before[service]), service
     assert set(stack.states().values()) == {"healthy", "exit 0"}
 
-    stack.wait_for_ends(tasks, seconds=120)
-    (_, old_ended), (new_began, _) = sorted(spans(stack, tasks).values())
+    stack.wait_for_ends(visitors.tasks, seconds=120)
+    (_, old_ended), (new_began, _) = sorted(spans(stack, visitors.tasks).values())
     assert new_began < old_ended, "there was a time without a worker"
 
 
