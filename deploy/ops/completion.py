@@ -76,7 +76,9 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     found = {}
     for path in sorted((PROJECT / "scripts").iterdir()):
         if path.is_file() and (match := _OPS.search(path.read_text(encoding="utf-8"))):
-            found[path.name] = importlib.import_module(f"deploy.ops.{match[1]}").parser()
+            module = importlib.import_module(f"deploy.ops.{match[1]}")
+            if make := getattr(module, "parser", None):
+                found[path.name] = make()
     return found
 
 

@@ -12,9 +12,15 @@ from deploy.ops.releases import Releases
 from deploy.ops.rollout import KEPT, Rollout
 
 #: Ends with an error when the web would not start.
-CHECK = (
-    ["python", "-m", "gunicorn", "--check-config", "--config", "deploy/gunicorn.conf.py", "marketplace.asgi"]
-)
+CHECK = [
+    "python",
+    "-m",
+    "gunicorn",
+    "--check-config",
+    "--config",
+    "deploy/gunicorn.conf.py",
+    "marketplace.asgi",
+]
 
 
 class HostRollout(Rollout):
