@@ -6,7 +6,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -64,13 +64,14 @@ def stopped(running: Quickstart, *programs: str) -> Iterator[None]:
 
 
 @contextmanager
-def frozen(running: Quickstart, program: str) -> Iterator[None]:
+def frozen(running: Quickstart, program: str) -> Iterator[int]:
     pid = control(running, "getProcessInfo", program)["pid"]
     os.kill(pid, signal.SIGSTOP)
     try:
-        yield
+        yield pid
     finally:
-        os.kill(pid, signal.SIGCONT)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 @contextmanager
@@ -96,9 +97,10 @@ def errors(found: dict[str, list[dict[str, str]]], check: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def frozen_beat(running: Quickstart) -> Iterator[None]:
-    with frozen(running, "beat"):
-        yield
+def frozen_beat(running: Quickstart) -> Iterator[int]:
+    """Its process, from the first test on that asks: what is due takes a while to be overdue."""
+    with frozen(running, "beat") as pid:
+        yield pid
 
 
 # --- On a deployment -----------------------------------------------------------------------------
@@ -190,12 +192,12 @@ def test_what_redis_may_evict_and_migrations_that_wait(running: Quickstart, doct
     assert "scripts/quickstart run python manage.py migrate" in errors(found, "migrations")
 
 
-@pytest.mark.usefixtures("frozen_beat")
-def test_a_beat_that_runs_and_does_not_tick(running: Quickstart, doctor: Doctor):
+def test_a_beat_that_runs_and_does_not_tick(running: Quickstart, doctor: Doctor, frozen_beat: int):
     wait_until(lambda: errors(doctor(), "beat"), seconds=90, what="periodic tasks are overdue")
     found = doctor()
     assert re.search(r"beat does not tick: .* overdue -> ", errors(found, "beat"))
     assert errors(found, "services") == ""
+    os.kill(frozen_beat, signal.SIGCONT)
 
 
 def test_a_deployment_that_is_stopped_is_examined_too(running: Quickstart, doctor: Doctor):

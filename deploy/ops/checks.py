@@ -58,6 +58,8 @@ def check_ports(examined: Examined) -> Findings:
         if examined.runs(name) or not _is_taken(port):
             continue
         who = _container_at(port) or ports.holder(port)
+        if who == "systemd, process 1":  # its own socket, which starts the service
+            continue
         by = f" by {who}" if who else ""
         helps = f"stop it, or set {variable} to another port in {_file(examined)}"
         yield error(f"port {port}, which {name} needs, is taken{by}", helps)
@@ -135,7 +137,7 @@ def check_variables(examined: Examined) -> Findings:
 def _known_variables() -> set[str]:
     text = (PROJECT / ".env.example").read_text(encoding="utf-8")
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]*)=", text, re.MULTILINE))
-    return listed | PORTS.keys() | SECRETS.keys() | {"LOCALSTACK_AUTH_TOKEN", "FLASH_PROMOS_ON"}
+    return listed | PORTS.keys() | SECRETS.keys() | {"FLASH_PROMOS_ON"}
 
 
 def check_secrets(examined: Examined) -> Findings:
@@ -169,13 +171,8 @@ def check_restart(examined: Examined) -> Findings:
 def _outdated(examined: Examined) -> Iterator[str]:
     deployment = examined.deployment
     if isinstance(deployment, Compose):
-        hashes = dict(
-            line.split() for line in deployment.compose("config", "--hash", "*").splitlines()
-        )
         for item in deployment.containers():
-            labels = item["Config"]["Labels"]
-            name, started = labels[f"{LABEL}.service"], labels.get(f"{LABEL}.config-hash")
-            if item["State"]["Running"] and name in hashes and started != hashes[name]:
+            if item["State"]["Running"] and _has_other_variables(item, deployment):
                 yield item["Name"].lstrip("/")
         return
     file = deployment.settings_file.path
@@ -183,6 +180,18 @@ def _outdated(examined: Examined) -> Iterator[str]:
     for one in examined.services:
         if changed and one.started_at and one.started_at < changed.replace(microsecond=0):
             yield one.instance
+
+
+def _has_other_variables(item: dict[str, Any], deployment: Compose) -> bool:
+    service = deployment.config["services"].get(item["Config"]["Labels"][f"{LABEL}.service"], {})
+    has = dict(variable.split("=", 1) for variable in item["Config"]["Env"] if "=" in variable)
+    # Compose shows a $ doubled, as its files have it.
+    wanted = {
+        name: str(value).replace("$$", "$")
+        for name, value in service.get("environment", {}).items()
+        if value is not None
+    }
+    return any(has.get(name) != value for name, value in wanted.items())
 
 
 # --- Servers -------------------------------------------------------------------------------------

@@ -106,7 +106,7 @@ def redis(env: Any) -> dict[str, Any]:
             socket_connect_timeout=TIMEOUT,
             retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
         ) as client:
-            seconds, microseconds = client.time()  # type: ignore[misc]
+            seconds, microseconds = client.time()
             return float(seconds) + float(microseconds) / 1e6
 
     return examine(host, port, login)
