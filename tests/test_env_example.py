@@ -135,7 +135,7 @@ def test_the_file_as_it_stands_sets_nothing() -> None:
 def test_every_secret_may_come_from_a_file_under_compose() -> None:
     text = (PROJECT / "compose/secrets.yml").read_text(encoding="utf-8")
     secret = re.compile(r"_PASSWORD|_SECRET$|_SECRET_(ACCESS_)?KEY|_TOKEN|_AUTH$")
-    # boto3 has a file of its own, the demonstration and LocalStack are not for production, an
+    # boto3 has a file of its own; the demonstration and LocalStack are not for production, an
     # overlay not for all.
     of_overlays = {"GRAFANA_PASSWORD", "REDIS_SENTINEL_PASSWORD"}
     left_out = {"AWS_SECRET_ACCESS_KEY", "DEMO_PASSWORD", "LOCALSTACK_AUTH_TOKEN"} | of_overlays
