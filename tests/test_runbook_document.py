@@ -143,8 +143,8 @@ def stopped(program: str, starts: bool) -> Callable[[System], Trouble]:
 def piled_up(system: System) -> Trouble:
     last = Path(system.quickstart.folder, "last")
     last.touch()
-    # More than two workers run at once.
-    for _ in range(8):
+    # More than two workers run at once and take ahead.
+    for _ in range(60):
         system.publish("last", str(last))
     yield {}
     yield {}
