@@ -227,7 +227,8 @@ class Compose(Deployment):
         if self.settings_file.path.exists():
             self.settings_file.write(WORKER_REPLICAS=str(count))
         scale = ("--scale", f"worker={count}")
-        self.compose("up", "--detach", "--wait", "--no-deps", "--no-recreate", *scale, "worker")
+        # Not --no-deps: the next `up` would take such a worker for a changed one.
+        self.compose("up", "--detach", "--wait", "--no-build", "--no-recreate", *scale, "worker")
 
 
 def _labels(text: str) -> list[str]:
