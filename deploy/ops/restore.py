@@ -265,6 +265,7 @@ def replace(deployment: Deployment, backup: Backup, parts: list[str], *, safety:
 def put_back(
     deployment: Deployment, backup: Backup, parts: list[str], beside: str, former: str
 ) -> None:
+    """The databases change names again when what comes after them fails."""
     postgres = Postgres(deployment)
     if "postgres" in parts:
         with cli.step("PostgreSQL"):
@@ -273,9 +274,18 @@ def put_back(
             else:
                 postgres.overwrite(backup.path / DATABASE)
                 compare(backup.manifest["postgres"]["counts"], postgres.counts(postgres.name))
-        if newer_code(deployment, backup):
-            with cli.step("Migrating it to the code that is here"):
-                deployment.manage("migrate", "--no-input", timeout=86_400)
+    try:
+        put_back_rest(deployment, backup, parts)
+    except BaseException:
+        if beside:
+            postgres.swap(former, beside)
+        raise
+
+
+def put_back_rest(deployment: Deployment, backup: Backup, parts: list[str]) -> None:
+    if "postgres" in parts and newer_code(deployment, backup):
+        with cli.step("Migrating it to the code that is here"):
+            deployment.manage("migrate", "--no-input", timeout=86_400)
     if "redis" in parts and (redis := deployment.redis()):
         with cli.step("Redis"):
             redis.replace(backup.path / REDIS)
