@@ -235,10 +235,11 @@ class Compose(Deployment):
     def scale_workers(self, count: int) -> None:
         if not self.containers():
             raise NotRunning(self.MISSING)
+        scale = ("--scale", f"worker={count}")
+        # Not --no-deps: the next `up` would take such a worker for a changed one.
+        self.compose("up", "--detach", "--wait", "--no-build", "--no-recreate", *scale, "worker")
         if self.settings_file.path.exists():
             self.settings_file.write(WORKER_REPLICAS=str(count))
-        scale = ("--scale", f"worker={count}")
-        self.compose("up", "--detach", "--wait", "--no-deps", "--no-recreate", *scale, "worker")
 
 
 def _labels(text: str) -> list[str]:
