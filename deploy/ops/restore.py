@@ -1,5 +1,6 @@
 """`scripts/restore`: a backup in the place of what runs, or beside it."""
 
+import argparse
 import json
 import shutil
 import tempfile
@@ -55,7 +56,7 @@ print(json.dumps(readiness()))
 """
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     made = cli.parser("restore", DESCRIPTION, EPILOG)
     made.add_argument("backup", help="`latest`, a name of `scripts/backup list`, a path or s3://…")
     made.add_argument("--from", dest="folder", type=Path, metavar="DIR", help="where the names are")
@@ -68,7 +69,11 @@ def main() -> None:
     made.add_argument(
         "--no-safety-backup", action="store_true", help="don't keep the present state"
     )
-    arguments = made.parse_args()
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     if arguments.drop and not arguments.into:
         raise UsageError("--drop belongs to --into")
     deployment = find(arguments.on)

@@ -1,5 +1,6 @@
 """`scripts/rotate-secrets`: new secrets, while everything runs."""
 
+import argparse
 import base64
 import hashlib
 import hmac
@@ -45,7 +46,7 @@ FORMER_KEYS, OTHER_PASSWORD = "DJANGO_SECRET_KEY_FALLBACKS", "POSTGRES_PASSWORD_
 LEARN_FIRST = {"database": PROGRAMS, "redis": (), "flower": ("flower",), "django": PROGRAMS}
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     made = cli.parser("rotate-secrets", DESCRIPTION, EPILOG)
     made.add_argument(
         "secrets", nargs="*", metavar="SECRET", help=f"{', '.join(VARIABLES)} (all of them)"
@@ -56,7 +57,11 @@ def main() -> None:
         help="drop Django's former keys, after the rotation of the secrets that are named, if any",
     )
     made.add_argument("--yes", action="store_true", help="don't ask")
-    arguments = made.parse_args()
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     if unknown := set(arguments.secrets) - VARIABLES.keys():
         raise UsageError(f"{', '.join(unknown)}: expected some of {', '.join(VARIABLES)}")
     deployment = find(arguments.on)
