@@ -186,8 +186,9 @@ class Compose(Deployment):
             input=f"{verifier}\n",
         )
 
-    def redis(self) -> ComposeRedis:
-        return ComposeRedis(self)
+    def redis(self) -> ComposeRedis | None:
+        """With Sentinel there are several, and who is the master changes."""
+        return None if "compose/sentinel.yml" in self.files else ComposeRedis(self)
 
     def log_command(
         self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
