@@ -1,4 +1,4 @@
-"""Flower's login, which Flower reads here: it looks for this very file where it is started.
+"""Flower's login and signs of life: Flower looks for this very file where it is started.
 
 FLOWER_BASIC_AUTH by itself would let an empty one pass, and knows no FLOWER_BASIC_AUTH_FILE.
 """
@@ -6,7 +6,10 @@ FLOWER_BASIC_AUTH by itself would let an empty one pass, and knows no FLOWER_BAS
 import sys
 
 from django.conf import settings
+from tornado.ioloop import PeriodicCallback
 from tornado.options import options
+
+from marketplace import liveness
 
 basic_auth = settings.FLOWER_LOGINS
 if not (settings.DEBUG or basic_auth or options.auth):
@@ -14,3 +17,5 @@ if not (settings.DEBUG or basic_auth or options.auth):
         "error: FLOWER_BASIC_AUTH is not set: set it to user:password (scripts/init-env writes a "
         "fresh one), or set DJANGO_DEBUG=1 for development."
     )
+
+PeriodicCallback(liveness.touch, 2_000).start()

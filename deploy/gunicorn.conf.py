@@ -12,12 +12,14 @@ import runpy
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from logging.config import dictConfig
 from pathlib import Path
 from typing import Any
 
 from gunicorn import glogging
 from gunicorn.asgi.protocol import ASGIProtocol
+from gunicorn.systemd import sd_notify
 
 from deploy import web_socket
 
@@ -49,6 +51,7 @@ backlog = 2048
 max_requests = env.integer("WEB_MAX_REQUESTS", 10_000)
 max_requests_jitter = max_requests // 10
 accesslog = env.text("WEB_ACCESS_LOG") or None
+liveness_file = env.text("LIVENESS_FILE")
 access_log_format = (
     '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s" %({x-request-id}o)s'
 )
@@ -86,6 +89,22 @@ def when_ready(server: Any) -> None:
                 listener.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 60_000)
     if socket_dir and not web_socket.is_served(Path(socket_dir)):
         web_socket.take(Path(socket_dir))
+    show_life_of(server)
+
+
+def show_life_of(server: Any) -> None:
+    """Each second gunicorn ends those of its processes that hang; who looks after gunicorn itself
+    sees by LIVENESS_FILE, or hears by systemd's socket, that it does."""
+    murder_workers = server.murder_workers
+
+    def murder_and_show() -> None:
+        murder_workers()
+        if liveness_file:
+            with suppress(OSError):
+                Path(liveness_file).touch()
+        sd_notify("WATCHDOG=1", server.log)
+
+    server.murder_workers = murder_and_show
 
 
 def post_fork(server: Any, worker: Any) -> None:

@@ -14,7 +14,7 @@ from celery.utils.time import maybe_iso8601
 from celery.worker import consumer
 from kombu.utils.json import dumps
 
-from marketplace import context
+from marketplace import context, liveness
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,17 @@ class Refused(Exception):
 
 class Consumer(consumer.Consumer):
     connection_errors: Any
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """While it waits for its broker, now or later, a worker has no heartbeat, and lives."""
+        establish = conn._establish_connection
+
+        def establish_and_show() -> Any:
+            with liveness.shown():
+                return establish()
+
+        conn._establish_connection = establish_and_show
+        return super().ensure_connected(conn)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*args, **kwargs)

@@ -13,6 +13,8 @@ import redis
 from celery import bootsteps
 from celery.worker import state
 
+from marketplace import liveness
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,6 +52,7 @@ class Lease(bootsteps.StartStopStep):
 
         def renew() -> None:
             while True:
+                liveness.touch()
                 time.sleep(qos.visibility_timeout / 3)
                 _renew(qos)
 

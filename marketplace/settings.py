@@ -479,9 +479,10 @@ if not CELERY_BROKER_URL.startswith(("redis://", "rediss://")):
         "the sweeps need Redis as the broker (redis://)."
     )
 
-# --- Liveness and logs ---------------------------------------------------------------------------
+# --- Liveness, logs and traces -------------------------------------------------------------------
 LIVENESS_FILE = env.text("LIVENESS_FILE")
 
+LOGGING_CONFIG = "marketplace.logs.configure"
 LOGGING = logs.configuration(
     env,
     logs.service_of(sys.argv),
@@ -492,3 +493,9 @@ LOGGING = logs.configuration(
     line=CELERY_WORKER_LOG_FORMAT,
     task_line=CELERY_WORKER_TASK_LOG_FORMAT,
 )
+
+# The SDK reads it, too, and the other OTEL_* variables.
+OTEL_EXPORTER_OTLP_ENDPOINT = env.text("OTEL_EXPORTER_OTLP_ENDPOINT")
+if OTEL_EXPORTER_OTLP_ENDPOINT:
+    # After HealthMiddleware: probes are not traced.
+    MIDDLEWARE.insert(2, "marketplace.tracing.TracingMiddleware")

@@ -1,6 +1,7 @@
 """deploy/supervisor as on a bare host: stops, restarts and new settings, with work going on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -100,6 +101,7 @@ def bare_host(folder: Path, **variables: str) -> Iterator[Host]:
         PYTHONPATH=EXAMPLES,
         LOG_DIR=str(folder),
         RUN_DIR=str(folder),
+        WORKERS_DIR=str(folder / "workers"),
         VENV=sys.prefix,
         DJANGO_STATIC_ROOT=str(static),
         **LATE,
@@ -192,9 +194,23 @@ def test_a_restarted_worker_has_new_settings(tmp_path):
         )
 
 
-def test_a_killed_program_is_started_again(tmp_path):
+def test_a_host_may_have_a_worker_alone_for_queues_of_its_own(broker, tmp_path):
+    with bare_host(tmp_path, PROGRAMS="worker", WORKER_QUEUES="low_priority") as host:
+        names = {facts["name"] for facts in host.call("getAllProcessInfo")}
+        assert names == {"worker", "watchdog"}
+        queues = control("inspect", "active_queues").stdout
+        assert re.findall(r"'routing_key': '(\w+)'", queues) == ["low_priority"]
+
+
+def test_each_program_shows_that_it_lives_and_is_started_again_when_killed(tmp_path):
+    programs = ("web", "worker", "worker-2", "beat", "flower")
+    further_worker(tmp_path)
     with bare_host(tmp_path) as host:
-        for name in ("web", "worker", "beat", "flower"):
+        for name in programs:
+            sign = tmp_path / f"{name}.alive"  # where the watchdog looks
+            wait_until(sign.exists, seconds=60, what=f"{name} shows that it lives")
+            sign.unlink()
+            wait_until(sign.exists, what=f"{name} shows it again")
             pid = host.call("getProcessInfo", name)["pid"]
             os.kill(pid, signal.SIGKILL)
             wait_until(
@@ -205,6 +221,16 @@ def test_a_killed_program_is_started_again(tmp_path):
                 seconds=60,
                 what=f"{name} runs again",
             )
+        for name in ("worker", "worker-2"):
+            assert f" {name}@" in (tmp_path / f"{name}.log").read_text()
+
+
+def further_worker(folder: Path) -> None:
+    """As scripts/scale makes one."""
+    text = (PROJECT / "deploy/supervisor/programs/worker.conf").read_text()
+    (folder / "workers").mkdir()
+    file = folder / "workers" / "worker-2.conf"
+    file.write_text(text.replace("[program:worker]", "[program:worker-2]"))
 
 
 def test_new_code_can_be_checked_before_it_is_started(tmp_path):

@@ -92,6 +92,22 @@ STATUS = celery.STATUS | env.STATUS
 """
 
 
+def test_hup_goes_over_to_the_release_that_current_leads_to(tmp_path):
+    """As under supervisor, whose `start` has the link for its working directory."""
+    first, second = (copy_project(tmp_path / name) for name in ("first", "second"))
+    file = second / "marketplace" / "health.py"
+    file.write_text(file.read_text().replace('{"status": "ok"}', '{"status": "second"}', 1))
+    current = tmp_path / "current"
+    current.symlink_to(first)
+    with web(tmp_path, project=current, PWD=str(current)) as server:
+        assert body(server, "/healthz") == {"status": "ok"}
+        current.unlink()
+        current.symlink_to(second)
+        restart(server)
+        assert body(server, "/healthz") == {"status": "second"}
+        assert os.readlink(f"/proc/{server.process.pid}/cwd") == str(second)
+
+
 def body(server: Web, path: str) -> object:
     with closing(HTTPConnection("127.0.0.1", server.port, timeout=60)) as http:
         http.request("GET", path)

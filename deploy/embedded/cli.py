@@ -13,7 +13,14 @@ from deploy.embedded.environment import PORTS, Environment
 from deploy.embedded.errors import ProgramError, QuickstartError
 from deploy.embedded.folder import PROJECT, Folder
 from deploy.embedded.screen import Screen
-from deploy.embedded.supervisor import PROGRAMS, SERVERS, Supervisor, log_names
+from deploy.embedded.supervisor import (
+    PROGRAMS,
+    SERVERS,
+    WATCHDOG,
+    Supervisor,
+    base_name,
+    log_names,
+)
 
 COMMAND = "scripts/quickstart"
 DATA_MEGABYTES = 300
@@ -36,7 +43,7 @@ variables of the shell:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(folder: Folder) -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog=COMMAND,
         description=DESCRIPTION,
@@ -47,8 +54,9 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("start", help="start everything (the default)")
     commands.add_parser("stop", help="stop everything; the data stays")
     commands.add_parser("status", help="what runs, and the addresses")
+    names = log_names(folder)
     logs = commands.add_parser("logs", help="show a program's log")
-    logs.add_argument("name", metavar="NAME", choices=log_names(), help=", ".join(log_names()))
+    logs.add_argument("name", metavar="NAME", choices=names, help=", ".join(names))
     logs.add_argument("-f", "--follow", action="store_true", help="go on as it grows")
     logs.add_argument("-n", "--lines", type=int, default=50, help="how many lines (50)")
     run = commands.add_parser("run", help="run a command in the system's environment")
@@ -62,8 +70,8 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
-    arguments = parser().parse_args()
     folder = Folder.from_environment()
+    arguments = parser(folder).parse_args()
     try:
         code = {
             "start": lambda: start(folder),
@@ -215,7 +223,8 @@ def status(folder: Folder) -> int:
     if not states:
         print(f"Nothing runs. Start it with {COMMAND}")
         return NOT_RUNNING
-    for name in (*SERVERS, *PROGRAMS):
+    order = [*SERVERS, *PROGRAMS, WATCHDOG]
+    for name in sorted(states, key=lambda name: (order.index(base_name(name)), name)):
         facts = states[name]
         print(f"{name:<10}{facts['statename']:<10}{facts['description']}")
     environment = Environment.load(folder, shell={})

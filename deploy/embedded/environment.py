@@ -152,12 +152,15 @@ class Environment:
             "FLOWER_URL": self.url("", port="HOST_PORT_FLOWER"),
             "PROJECT_DIR": str(PROJECT),
             "VENV": str(venv),
-            # supervisor expands a log's name twice.
-            "LOG_DIR": str(self.folder.logs).replace("%", "%%"),
+            "LOG_DIR": str(self.folder.logs),
             # Servers first, then the migration, then the programs: the quickstart keeps the order.
             "PROGRAMS_AUTOSTART": "false",
             "PROGRAMS_START_RETRIES": "3",
             "WORKER_STOP_SECONDS": "20",
+            "WORKER_QUEUES": "high_priority,default,low_priority",
+            "WATCHDOG_SECONDS": "120",
+            "WATCHDOG_SOCKET": "",
+            "PYTHONFAULTHANDLER": "1",
         }
         if os.geteuid() == 0:
             # Celery's advice is for servers; messages are JSON alone here.

@@ -20,6 +20,8 @@ from deploy.embedded.folder import PROJECT, Folder
 CONFIGURATION = PROJECT / "deploy" / "supervisor"
 SERVERS = ("postgres", "redis", "aws")
 PROGRAMS = ("web", "worker", "beat", "flower")
+#: supervisor's listener, which restarts a program that hangs.
+WATCHDOG = "watchdog"
 #: supervisord waits for each program in turn, the worker's grace and PostgreSQL's at most.
 STOP_SECONDS = 90
 
@@ -82,8 +84,12 @@ class Supervisor:
         variables = environment.of_programs() | {
             processes.MARK: "1",
             "SUPERVISOR_SOCKET": str(self.folder.socket),
+            "RUN_DIR": str(self.folder.socket.parent),
             "WORKERS_DIR": str(self._link("workers", self.folder.workers)),
         }
+        if "%" in variables["LOG_DIR"]:
+            # supervisor expands a log's name twice; its programs take theirs as it is.
+            variables["LOG_DIR"] = str(self._link("logs", self.folder.logs))
         configuration = self._link("configuration", CONFIGURATION)
         command = [sys.executable, "-m", "supervisor.supervisord"]
         command += ["--configuration", str(configuration / "embedded.conf")]
@@ -137,7 +143,7 @@ class Supervisor:
         """Start what does not run, and start again what runs older code than is there now."""
         code = source.changed_at()
         for name, facts in self.states().items():
-            if base_name(name) not in PROGRAMS:
+            if name != WATCHDOG and base_name(name) not in PROGRAMS:
                 continue
             state = facts["statename"]
             if state in ("STARTING", "RUNNING") and facts["start"] < code:
@@ -162,5 +168,6 @@ def base_name(program: str) -> str:
     return re.sub(r"-\d+$", "", program)
 
 
-def log_names() -> list[str]:
-    return [*PROGRAMS, *SERVERS, "supervisord", "setup"]
+def log_names(folder: Folder) -> list[str]:
+    workers = sorted(file.stem for file in folder.logs.glob("worker-*.log"))
+    return [*PROGRAMS, *workers, *SERVERS, WATCHDOG, "supervisord", "setup"]

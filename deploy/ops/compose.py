@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -214,9 +215,19 @@ class Compose(Deployment):
     def restart(self, name: str) -> None:
         """Without an interruption where production's proxy makes it possible."""
         if self.is_production:
-            shell.run([str(PROJECT / "scripts" / "rolling-restart"), name], env=self.environment())
+            self._rolling_restart(name)
         else:
             self.compose("up", "--detach", "--wait", "--no-deps", "--force-recreate", name)
+
+    def restart_each(self, names: Sequence[str]) -> None:
+        if self.is_production:
+            self._rolling_restart(*names)
+        else:
+            super().restart_each(names)
+
+    def _rolling_restart(self, *names: str) -> None:
+        script = str(PROJECT / "scripts" / "rolling-restart")
+        shell.run([script, *names], env=self.environment())
 
     def stop_instance(self, service: Service) -> None:
         shell.run(["docker", "stop", service.instance])

@@ -1,6 +1,7 @@
 """A deployment that `scripts/doctor` examines: what it found, and the commands that help here."""
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable
@@ -193,6 +194,4 @@ def last_words(done: shell.Done) -> str:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if not lines:
         return f"exit code {done.returncode}"
-    name, colon, message = lines[-1].partition(": ")
-    is_exception = "." in name and " " not in name and colon
-    return message if is_exception else lines[-1]
+    return re.sub(r"^(error|[\w.]*\.\w+|\w+Error): ", "", lines[-1])

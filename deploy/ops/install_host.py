@@ -16,12 +16,15 @@ from deploy.ops.errors import OpsError, UsageError
 from deploy.ops.host import DATA, ETC, HOME, LOGS, MANAGER, USER, WORKERS, Host, Supervisor, Systemd
 from deploy.ops.installing import uninstall
 from deploy.ops.installing.programs import (
+    SUPERVISOR,
     CurrentRelease,
     Enabled,
     Healthy,
     Migrated,
     Started,
     Units,
+    supervised,
+    supervised_here,
     wrapper,
 )
 from deploy.ops.installing.servers import (
@@ -173,7 +176,7 @@ def require_alone(what: str) -> None:
         if any(other.running(name) for name in PROGRAMS):
             raise OpsError(f"{other.describe()} runs on this host: stop that one first")
     current = Releases().current()
-    if current and current.path != PROJECT and current != Releases().of(PROJECT):
+    if current and MANAGER.exists() and not CurrentRelease().is_done():
         new = Releases().of(PROJECT).name
         raise OpsError(
             f"this host runs the release {current.name}, and the files here are {new}: "
@@ -208,11 +211,12 @@ def require_servers(settings: Settings) -> None:
 # --- Installing ----------------------------------------------------------------------------------
 def install(options: argparse.Namespace) -> None:
     require_alone(options.what)
-    role = options.role or role_here(options.what)
+    role = role_of(options)
     settings = Settings.plan(options.env, may_be_fresh=role == "all")
     settings.check()
     require_room()
-    require_ports(settings)
+    if role == "all":
+        require_ports(settings)
     packages = Packages(packages_for(settings, role), options.apt)
     changes = carry_out([packages], dry_run=options.dry_run)
     if packages.is_done():
@@ -221,14 +225,26 @@ def install(options: argparse.Namespace) -> None:
     report(options, changes, settings, role)
 
 
-def role_here(way: str) -> str:
-    """Of what was installed before; all at first."""
-    return "worker" if instances(way, "worker") and not instances(way, "web") else "all"
+def role_of(options: argparse.Namespace) -> str:
+    """The one that was asked for, else that of an installation before, else all."""
+    here = ""
+    if instances(options.what, "worker"):
+        here = "all" if instances(options.what, "web") else "worker"
+    if here and options.role not in (None, here):
+        raise OpsError(
+            f"this host was set up with --role {here}: scripts/install-host uninstall first, which "
+            "keeps the data"
+        )
+    return options.role or here or "all"
 
 
 def instances(way: str, name: str) -> list[str]:
     """Those of an installation before."""
-    return HOSTS[way]().instances(name) if MANAGER.exists() else []
+    if not MANAGER.exists():
+        return []
+    if way == "supervisor":
+        return [name] if SUPERVISOR.exists() and name in supervised_here()[0] else []
+    return Systemd().instances(name)
 
 
 def packages_for(settings: Settings, role: str) -> dict[str, str]:
@@ -278,15 +294,20 @@ def server_steps(options: argparse.Namespace, settings: Settings) -> list[Step]:
 def program_steps(
     options: argparse.Namespace, services: tuple[str, ...], settings: Settings
 ) -> list[Step]:
-    if options.what == "systemd":
-        workers = instances("systemd", "worker") if not options.queues else []
-        workers = workers or [f"{WORKERS}{options.queues or QUEUES}.service"]
-        sockets = ["marketplace-web.socket"] if "web" in services else []
-        others = [f"marketplace-{name}.service" for name in services if name != "worker"]
-        wanted = ("marketplace.target", *sockets, *others, *workers)
-    else:
-        wanted = ("marketplace-supervisor.service",)
-    return [Units(options.what, settings.web), Enabled(wanted), Started(wanted)]
+    if options.what == "supervisor":
+        queues = options.queues or supervised_here()[1]
+        units: tuple[str, ...] = (SUPERVISOR.name,)
+        return [
+            Units("supervisor", settings.web, files=supervised(services, queues)),
+            Enabled(units),
+            Started(units),
+        ]
+    workers = instances("systemd", "worker") if not options.queues else []
+    workers = workers or [f"{WORKERS}{options.queues or QUEUES}.service"]
+    sockets = ["marketplace-web.socket"] if "web" in services else []
+    others = [f"marketplace-{name}.service" for name in services if name != "worker"]
+    units = ("marketplace.target", *sockets, *others, *workers)
+    return [Units("systemd", settings.web), Enabled(units), Started(units)]
 
 
 def report(options: argparse.Namespace, changes: int, settings: Settings, role: str) -> None:

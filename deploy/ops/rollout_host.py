@@ -12,9 +12,15 @@ from deploy.ops.releases import Releases
 from deploy.ops.rollout import KEPT, Rollout
 
 #: Ends with an error when the web would not start.
-CHECK = (
-    ["python", "-m", "gunicorn", "--check-config", "--config", "deploy/gunicorn.conf.py", "marketplace.asgi"]
-)
+CHECK = [
+    "python",
+    "-m",
+    "gunicorn",
+    "--check-config",
+    "--config",
+    "deploy/gunicorn.conf.py",
+    "marketplace.asgi",
+]
 
 
 class HostRollout(Rollout):
@@ -81,7 +87,7 @@ class HostRollout(Rollout):
         else:
             self.deployment.control("restart", service.instance)
 
-    def prune(self) -> None:
+    def forget(self, releases: list[str]) -> None:
         self.releases.prune(KEPT)
 
     def _of(self, release: str, *command: str) -> list[str]:

@@ -53,7 +53,7 @@ class BareHost:
         return done.returncode, done.stdout + done.stderr
 
     def run(self, *command: str, **options: str) -> str:
-        code, output = self.try_run(*command, **options)  # type: ignore[arg-type]
+        code, output = self.try_run(*command, **options)
         assert code == 0, f"{shlex.join(command)}: {output}"
         return output
 
@@ -69,7 +69,7 @@ class BareHost:
 
     def script(self, name: str, *arguments: str, **options: str) -> tuple[int, str]:
         """A command of the clone's."""
-        return self.try_run(f"{CLONE}/scripts/{name}", *arguments, **options)  # type: ignore[arg-type]
+        return self.try_run(f"{CLONE}/scripts/{name}", *arguments, **options)
 
     def install(self, *arguments: str) -> str:
         return self.run(f"{CLONE}/scripts/install-host", *arguments)
@@ -89,7 +89,7 @@ class BareHost:
 
     def reboot(self) -> None:
         assert run("docker", "restart", "--time", "120", self.name).returncode == 0
-        wait_until(self.is_up, seconds=90, what="the host is up again")
+        wait_until(self.is_up, seconds=240, what="the host is up again")
 
     def is_ready(self) -> bool:
         answer = self.try_run("curl", "--silent", "--fail", "http://127.0.0.1:8000/readyz")
@@ -125,7 +125,7 @@ class Network:
             *(*options, *cgroup, *network, IMAGE_NAME),
         )
         assert started.returncode == 0, started.stderr
-        wait_until(host.is_up, seconds=60, what="systemd runs")
+        wait_until(host.is_up, seconds=120, what="systemd runs")
         host.copy_clone()
         return host
 

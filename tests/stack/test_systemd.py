@@ -1,5 +1,8 @@
 """deploy/systemd on a bare host: systemd is process 1, PostgreSQL and Redis are elsewhere."""
 
+import re
+import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,17 +10,36 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.stack.stack import Stack, copy_project, run, wait_until
+from tests.stack.stack import PROJECT, Stack, copy_project, run, wait_until
+from tests.visitors import Visitors
 
-UNIT = "marketplace-worker@high_priority:default:low_priority"
+SUPERVISOR = PROJECT / "deploy" / "supervisor" / "marketplace-supervisor.service"
+
+UNIT = "marketplace-worker@high_priority:default:low_priority.service"
+UNITS = (
+    "marketplace-web.service",
+    UNIT,
+    "marketplace-beat.service",
+    "marketplace-flower.service",
+)
+ALL = ("marketplace.target", "marketplace-web.socket", *UNITS)
+#: What `systemd-analyze security` may find at most, of 10.
+EXPOSURE = 2.5
+UNIT_FILES = "/etc/systemd/system"
+#: AWS is not there.
 ENVIRONMENT = """
 POSTGRES_HOST=postgres
 REDIS_HOST=redis
-CELERY_TASK_ACKS_LATE=1
-CELERY_TASK_REJECT_ON_WORKER_LOST=1
-CELERY_WORKER_PREFETCH_MULTIPLIER=1
+DJANGO_HTTPS=0
 CELERY_WORKER_CONCURRENCY=2
 CELERY_IMPORTS=probe
+PROCESS_NOTIFICATION_QUEUE_SECONDS=86400
+"""
+#: Of the container's, so that visitors reach it.
+LISTEN = """
+[Socket]
+ListenStream=
+ListenStream=0.0.0.0:8000
 """
 #: Each run leaves a line.
 PROBE = """
@@ -27,15 +49,33 @@ from celery import shared_task
 
 @shared_task(bind=True)
 def rest(self, seconds):
-    with open("/var/tmp/runs", "a") as file:
+    with open("/var/lib/flash-promos/runs", "a") as file:
         print(self.request.id, file=file)
     time.sleep(seconds)
 """
+#: For Django's shell: prints the token and the cookie of somebody of the staff.
+STAFF = """
+from datetime import timedelta
+from django.contrib.auth.models import User
+from django.test import Client
+from rest_framework_simplejwt.tokens import AccessToken
+
+user = User.objects.create_user("staff", is_staff=True)
+token = AccessToken.for_user(user)
+token.set_exp(lifetime=timedelta(hours=1))
+client = Client()
+client.force_login(user)
+print(token)
+print(*(f"{cookie.key}={cookie.value}" for cookie in client.cookies.values()), sep="; ")
+"""
 IMAGE = """
 FROM bare-host:trixie
-COPY --from={image} /app /opt/flash-promos
-COPY --from={image} /venv /opt/flash-promos/.venv
-RUN useradd --system flash-promos
+RUN useradd --system --home-dir /var/lib/flash-promos flash-promos \
+ && mkdir -p /opt/flash-promos/releases /etc/flash-promos \
+ && ln -s releases/first /opt/flash-promos/current
+COPY --from={image} /app /opt/flash-promos/releases/first
+COPY --from={image} /venv /opt/flash-promos/releases/first/.venv
+COPY --from={image} /srv/static /opt/flash-promos/releases/first/staticfiles
 """
 
 
@@ -49,7 +89,9 @@ class Host:
     stack: Stack
 
     def try_run(self, *command: str, user: str = "root") -> tuple[int, str]:
-        done = run("docker", "exec", "-u", user, "-w", "/opt/flash-promos", self.name, *command)
+        done = run(
+            "docker", "exec", "-u", user, "-w", "/opt/flash-promos/current", self.name, *command
+        )
         return done.returncode, done.stdout + done.stderr
 
     def run(self, *command: str, user: str = "root") -> str:
@@ -68,7 +110,7 @@ class Host:
     def python(self, code: str) -> str:
         """What `code` prints in Django's shell, as the service's user and with its variables."""
         command = (".venv/bin/python", "manage.py", "shell", "-v", "0", "-c", code)
-        return self.run("env", "ENV_FILE=/etc/flash-promos.env", *command, user="flash-promos")
+        return self.run("env", "ENV_FILE=/etc/flash-promos/env", *command, user="flash-promos")
 
     def publish(self, seconds: int, count: int) -> list[str]:
         return self.python(
@@ -76,7 +118,7 @@ class Host:
         ).split()
 
     def runs(self) -> list[str]:
-        return self.try_run("cat", "/var/tmp/runs")[1].split()  # noqa: S108
+        return self.try_run("cat", "/var/lib/flash-promos/runs")[1].split()
 
     def count(self, task_ids: list[str], status: str) -> int:
         names = ",".join(f"'{task_id}'" for task_id in task_ids)
@@ -84,9 +126,49 @@ class Host:
         query = f"SELECT count(*) FROM task_manager_taskexecution WHERE {where}"
         return int(self.stack.execute("postgres", "psql", "-qAtX", "marketplace", "-c", query))
 
-    def show(self, name: str) -> str:
-        """A property of the worker's unit."""
-        return self.run("systemctl", "show", "--value", "--property", name, UNIT).strip()
+    def show(self, name: str, unit: str = UNIT) -> str:
+        """A property of the unit."""
+        return self.run("systemctl", "show", "--value", "--property", name, unit).strip()
+
+    def states(self) -> set[str]:
+        return {self.show("ActiveState", unit) for unit in ALL}
+
+    def main_pids(self) -> dict[str, str]:
+        return {unit: self.show("MainPID", unit) for unit in UNITS}
+
+    def have_restarted(self, before: dict[str, str]) -> bool:
+        """Whether each unit runs, as another process than before."""
+        now = self.main_pids()
+        return self.states() == {"active"} and all(
+            now[unit] not in ("0", before[unit]) for unit in UNITS
+        )
+
+    @contextmanager
+    def with_watchdog(self, seconds: int) -> Iterator[None]:
+        """The units' signs of life are due this often."""
+        file = f"{UNIT_FILES}/marketplace-.service.d/test.conf"
+        self.write(file, f"[Service]\nWatchdogSec={seconds}\n")
+        self.run("systemctl", "daemon-reload")
+        try:
+            yield
+        finally:
+            self.run("rm", file)
+            self.run("systemctl", "daemon-reload")
+
+    @property
+    def port(self) -> int:
+        """Where the web is reached from outside."""
+        return int(run("docker", "port", self.name, "8000").stdout.rpartition(":")[2])
+
+    def visitors(self) -> Visitors:
+        token, cookie = self.python(STAFF).split("\n")[:2]
+        return Visitors(self.port, token, cookie)
+
+    def answers(self) -> bool:
+        """Whether anybody listens where the web does."""
+        with socket.socket() as client:
+            client.settimeout(5)
+            return client.connect_ex((self.run("hostname", "-I").split()[0], 8000)) == 0
 
 
 @contextmanager
@@ -97,8 +179,9 @@ def bare_host(stack: Stack) -> Iterator[Host]:
     assert built.returncode == 0, built.stderr
     options = ("--privileged", "--cgroupns=host", "--tmpfs", "/run", "--tmpfs", "/tmp")  # noqa: S108
     cgroup = ("--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw", "--network", f"{stack.name}_default")
+    ports = ("--publish", "127.0.0.1::8000")
     try:
-        started = run("docker", "run", "--detach", "--name", name, *options, *cgroup, name)
+        started = run("docker", "run", "--detach", "--name", name, *options, *cgroup, *ports, name)
         assert started.returncode == 0, started.stderr
         host = Host(name, stack)
         wait_until(
@@ -106,11 +189,15 @@ def bare_host(stack: Stack) -> Iterator[Host]:
             seconds=60,
             what="systemd runs",
         )
-        host.write("/etc/flash-promos.env", (stack.folder / ".env").read_text() + ENVIRONMENT)
-        host.write("/opt/flash-promos/probe.py", PROBE)
-        for file in (stack.folder / "deploy" / "systemd").iterdir():
-            host.write(f"/etc/systemd/system/{file.name}", file.read_text())
+        host.write("/etc/flash-promos/env", (stack.folder / ".env").read_text() + ENVIRONMENT)
+        host.write("/opt/flash-promos/current/probe.py", PROBE)
+        units = stack.folder / "deploy" / "systemd"
+        for file in [*units.glob("*.*"), *units.glob("*.d/*")]:
+            if file.is_file():
+                host.write(f"{UNIT_FILES}/{file.relative_to(units)}", file.read_text())
+        host.write(f"{UNIT_FILES}/marketplace-web.socket.d/listen.conf", LISTEN)
         host.run("systemctl", "daemon-reload")
+        host.run("systemctl", "enable", "--quiet", *ALL)
         yield host
     finally:
         run("docker", "rm", "--force", "--volumes", name)
@@ -128,16 +215,83 @@ def host(tmp_path_factory: pytest.TempPathFactory, failed: Callable[[], bool]) -
         with bare_host(stack) as host:
             yield host
             if failed():
-                print(host.run("journalctl", "--no-pager", "--unit", UNIT))
+                print(host.run("journalctl", "--no-pager", "--unit", "marketplace*"))
 
 
 @pytest.fixture(autouse=True)
-def _worker(host: Host) -> Iterator[None]:
-    """The worker runs, and has nothing to do."""
-    host.run("systemctl", "start", UNIT)
+def _all_run(host: Host) -> Iterator[None]:
+    host.run("systemctl", "start", *ALL)
     yield
     host.run("systemctl", "revert", UNIT)
-    host.run("systemctl", "start", UNIT)
+
+
+def test_the_units_are_in_order_and_may_do_little(host: Host) -> None:
+    code, said = host.try_run("systemd-analyze", "verify", *ALL)
+    assert (code, [line for line in said.splitlines() if "marketplace" in line]) == (0, [])
+    host.write(f"{UNIT_FILES}/marketplace-supervisor.service", SUPERVISOR.read_text())
+    host.run("systemctl", "daemon-reload")
+    exposure = {}
+    for unit in (*UNITS, "marketplace-supervisor.service"):
+        report = host.run("systemd-analyze", "security", "--no-pager", unit)
+        exposure[unit] = float(re.findall(r"Overall exposure level for .*: ([\d.]+)", report)[0])
+    print(exposure)
+    assert max(exposure.values()) <= EXPOSURE, exposure
+
+
+def test_the_target_stops_and_starts_all(host: Host) -> None:
+    """And what stands still is not started by the next who connects."""
+    host.run("systemctl", "stop", "marketplace.target")
+    assert host.states() == {"inactive"}
+    assert not host.answers()
+    host.run("systemctl", "start", "marketplace.target")
+    assert host.states() == {"active"}
+    assert host.answers()
+
+
+def test_a_killed_program_is_started_again(host: Host) -> None:
+    before = host.main_pids()
+    for unit in UNITS:
+        host.run("systemctl", "kill", "--kill-whom", "main", "--signal", "KILL", unit)
+    wait_until(lambda: host.have_restarted(before), seconds=90, what="all run again")
+
+
+def test_a_program_that_hangs_is_started_again(host: Host) -> None:
+    before = host.main_pids()
+    with host.with_watchdog(20):
+        for unit in UNITS:
+            host.run("systemctl", "kill", "--kill-whom", "main", "--signal", "STOP", unit)
+        wait_until(lambda: host.have_restarted(before), seconds=120, what="all run again")
+    for unit in UNITS:
+        assert "Fatal Python error: Aborted" in host.run("journalctl", "--no-pager", "--unit", unit)
+
+
+def test_nobody_is_restarted_while_redis_and_postgresql_do_not_answer(host: Host) -> None:
+    before = host.main_pids()
+    with host.with_watchdog(60):
+        host.stack.compose("pause", "redis", "postgres")
+        try:
+            time.sleep(75)  # longer than the watchdog waits
+            assert host.main_pids() == before
+        finally:
+            host.stack.compose("unpause", "redis", "postgres")
+        (task_id,) = host.publish(0, 1)
+        wait_until(lambda: host.count([task_id], "SUCCESS"), seconds=90, what="it is done")
+        assert host.main_pids() == before
+
+
+def test_a_restart_of_the_web_fails_nobody(host: Host) -> None:
+    visitors = host.visitors()
+    with visitors:
+        for _ in range(2):
+            visitors.wait_for_more()
+            before = host.show("MainPID", "marketplace-web.service")
+            host.run("systemctl", "restart", "marketplace-web")
+            assert host.show("MainPID", "marketplace-web.service") != before
+        visitors.wait_for_more()
+    assert visitors.failures == []
+    query = "SELECT count(*) FROM task_manager_tasktemplate"
+    made = host.stack.execute("postgres", "psql", "-qAtX", "marketplace", "-c", query)
+    assert int(made) == len(visitors.made)
 
 
 def test_a_stopped_worker_finishes_its_tasks_and_leaves_the_rest(host: Host) -> None:
@@ -155,7 +309,7 @@ def test_a_stopped_worker_finishes_its_tasks_and_leaves_the_rest(host: Host) -> 
 
 
 def test_a_task_that_outlasts_the_time_to_stop_runs_again(host: Host) -> None:
-    host.write(f"/etc/systemd/system/{UNIT}.service.d/stop.conf", "[Service]\nTimeoutStopSec=2\n")
+    host.write(f"{UNIT_FILES}/{UNIT}.d/stop.conf", "[Service]\nTimeoutStopSec=2\n")
     host.run("systemctl", "daemon-reload")
     (task_id,) = host.publish(15, 1)
     wait_until(lambda: host.count([task_id], "STARTED"), seconds=60, what="it runs")

@@ -59,7 +59,7 @@ def test_bare_host_runs_the_programs_in_the_foreground(tmp_path: Path):
     )
     try:
         pids = [program["pid"] for program in wait_until_running(tmp_path / "supervisor.sock")]
-        assert len(pids) == len(PROGRAMS)
+        assert len(pids) == len(PROGRAMS) + 1  # and the watchdog
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

@@ -1,12 +1,13 @@
 """Our programs on a host: their release, the database's tables, their units, and that they run."""
 
 import http.client
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.ops import shell
-from deploy.ops.deployment import PROJECT, State
+from deploy.ops.deployment import PROGRAMS, PROJECT, State
 from deploy.ops.errors import OpsError
 from deploy.ops.host import Host
 from deploy.ops.installing.steps import File, Step
@@ -16,6 +17,9 @@ UNITS = Path("/etc/systemd/system")
 UNIT_TYPES = {".service", ".socket", ".target", ".slice", ".timer", ".path"}
 #: What holds for all services of ours.
 SHARED = Path("marketplace-.service.d", "common.conf")
+SUPERVISOR = UNITS / "marketplace-supervisor.service"
+#: What supervisor runs, where that is not all.
+SUPERVISED = UNITS / "marketplace-supervisor.service.d" / "programs.conf"
 DEFAULT_BIND = ("127.0.0.1", 8000)
 WRAPPER = Path("/usr/local/bin/flash-promos")
 #: Seconds that all programs have to become healthy.
@@ -37,7 +41,8 @@ class CurrentRelease(Step):
         return f"make the release {release.name} in {self.releases.folder} and turn to it"
 
     def is_done(self) -> bool:
-        return self.releases.current() is not None
+        current = self.releases.current()
+        return bool(current and (current.path == PROJECT or current == self.releases.of(PROJECT)))
 
     def do(self) -> None:
         self.releases.folder.mkdir(parents=True, exist_ok=True)
@@ -58,12 +63,8 @@ class Migrated(Step):
     def is_done(self) -> bool:
         if Releases().current() is None or not self.host.settings_file.path.exists():
             return False
-        try:
-            check = self.host.application("python", "manage.py", "migrate", "--check")
-            done = shell.try_run(check, env=self.host.environment(), timeout=120)
-        except KeyError:  # the user is not there yet
-            return False
-        return done.returncode == 0
+        check = self.host.application("python", "manage.py", "migrate", "--check")
+        return shell.try_run(check, env=self.host.environment(), timeout=120).returncode == 0
 
     def do(self) -> None:
         if self.may_migrate:
@@ -80,16 +81,22 @@ class Migrated(Step):
 class Units(Step):
     """The units of this way, and what they share, as the release has them."""
 
-    def __init__(self, way: str, web: tuple[str, int], release: Path = PROJECT) -> None:
+    def __init__(
+        self,
+        way: str,
+        web: tuple[str, int],
+        release: Path = PROJECT,
+        files: tuple[File, ...] = (),
+    ) -> None:
+        """`files`: what this host has besides."""
         systemd, supervisor = release / "deploy" / "systemd", release / "deploy" / "supervisor"
         if way == "systemd":
             sources = [path for path in systemd.iterdir() if path.suffix in UNIT_TYPES]
         else:
             sources = list(supervisor.glob("*.service"))
+        more = (*files, *(listen(web) if way == "systemd" else ()))
         sources.append(systemd / SHARED)
-        self.files = [self._file(path.parent, path.name) for path in sorted(sources)]
-        if way == "systemd" and web != DEFAULT_BIND:
-            self.files.append(File(UNITS / "marketplace-web.socket.d" / "bind.conf", listen(web)))
+        self.files = [*(self._file(path.parent, path.name) for path in sorted(sources)), *more]
 
     @staticmethod
     def _file(folder: Path, name: str) -> File:
@@ -109,11 +116,30 @@ class Units(Step):
         shell.run(["systemctl", "daemon-reload"])
 
 
-def listen(web: tuple[str, int]) -> str:
+def listen(web: tuple[str, int]) -> tuple[File, ...]:
     """systemd's socket where WEB_BIND says; the web itself does not open it."""
     address, port = web
     host = f"[{address}]" if ":" in address else address
-    return f"[Socket]\nListenStream=\nListenStream={host}:{port}\n"
+    text = f"[Socket]\nListenStream=\nListenStream={host}:{port}\n"
+    path = UNITS / "marketplace-web.socket.d" / "bind.conf"
+    return (File(path, text),) if web != DEFAULT_BIND else ()
+
+
+def supervised(programs: tuple[str, ...], queues: str) -> tuple[File, ...]:
+    """What supervisor runs, and its worker's queues, where that is not all."""
+    if programs == PROGRAMS and not queues:
+        return ()
+    lines = [f'Environment="PROGRAMS={" ".join(programs)}"']
+    if queues:
+        lines.append(f"Environment=WORKER_QUEUES={queues.replace(':', ',')}")
+    return (File(SUPERVISED, "\n".join(("[Service]", *lines, ""))),)
+
+
+def supervised_here() -> tuple[tuple[str, ...], str]:
+    """The programs and queues that `supervised` wrote."""
+    text = SUPERVISED.read_text(encoding="utf-8") if SUPERVISED.exists() else ""
+    programs, queues = re.search(r"PROGRAMS=([a-z ]+)", text), re.search(r"QUEUES=(\S+)", text)
+    return tuple(programs[1].split()) if programs else PROGRAMS, queues[1] if queues else ""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from deploy.ops import shell
+from deploy.ops import cli, shell
 from deploy.ops.deployment import PROJECT
 from deploy.ops.errors import OpsError
 from deploy.ops.host import ETC, USER
@@ -56,10 +56,13 @@ class Settings:
     @classmethod
     def plan(cls, given: Path | None, *, may_be_fresh: bool) -> "Settings":
         """Those of the file that is there, else the given one's, else of fresh secrets."""
+        text = SettingsFile(given)._text() if given else ""
         if PATH.exists():
-            return cls(SettingsFile(PATH))
+            settings = cls(SettingsFile(PATH))
+            if given and text != settings.file._text():
+                cli.warn(f"{PATH} is there and stays; what {given} says otherwise does not count")
+            return settings
         if given:
-            text = SettingsFile(given)._text()
             # What stands beside the given file is found from the new place, too.
             return cls(Planned(PATH, text))
         if not may_be_fresh:
