@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> list[Row]:
         "(b) fan-out",
         options.rounds,
         {
-            "promo_notify": partial(_fan_out, promo_id, eligible),
+            "promo_notify": partial(fan_out_once, promo_id, eligible),
             "INSERT ... SELECT": partial(_bare, promo_id, eligible),
         },
     )
@@ -47,7 +47,7 @@ def _restore() -> None:
     calm("promotions_notification")
 
 
-def _fan_out(promo_id: int, eligible: int) -> float:
+def fan_out_once(promo_id: int, eligible: int) -> float:
     _restore()
     django_connection.ensure_connection()
     counts: list[int] = []

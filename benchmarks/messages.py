@@ -40,17 +40,17 @@ def run(options: argparse.Namespace) -> list[Row]:
     count = min(data.scaled(options.messages, options.scale, 100), shoppers)
     # The last poll of an empty queue is a wait, not work: neither side has it in its time.
     settings.SQS_WAIT_SECONDS = 0
-    settings.SNS_TOPIC_ARN = _provision()
+    settings.SNS_TOPIC_ARN = provision_all()
     promo_queue.cache_clear()
-    flow = _Flow(promo_queue(), data.promo_make("messages"), count)
+    flow = Flow(promo_queue(), data.promo_make("messages"), count)
     try:
         return _compare(options.rounds, flow)
     finally:
-        _remove(flow.queue)
+        remove(flow.queue)
         execute("TRUNCATE promotions_notification")
 
 
-def _provision() -> str:
+def provision_all() -> str:
     return provision(
         sns=sns_client(),
         sqs=sqs_client(),
@@ -61,13 +61,13 @@ def _provision() -> str:
     )
 
 
-def _remove(queue: PromoQueue) -> None:
+def remove(queue: PromoQueue) -> None:
     queue.sns.delete_topic(TopicArn=queue.topic_arn)
     for name in (settings.SQS_QUEUE_NAME, settings.SQS_DEAD_LETTER_QUEUE_NAME):
         queue.sqs.delete_queue(QueueUrl=queue.sqs.get_queue_url(QueueName=name)["QueueUrl"])
 
 
-def _compare(rounds: int, flow: "_Flow") -> list[Row]:
+def _compare(rounds: int, flow: "Flow") -> list[Row]:
     publishers, receivers = settings.SNS_PUBLISHERS, settings.SQS_RECEIVERS
     several = f"{publishers}+{receivers} threads"
     measured = interleave(
@@ -95,7 +95,7 @@ def _compare(rounds: int, flow: "_Flow") -> list[Row]:
 
 
 @dataclass(frozen=True)
-class _Flow:
+class Flow:
     """Fills the queue and empties it, through the services or without; returns both rates."""
 
     queue: PromoQueue

@@ -36,11 +36,11 @@ def run(options: argparse.Namespace) -> list[Row]:
     shoppers = data.shoppers_make(options.scale)
     calls = min(data.scaled(CALLS, options.scale, 80), shoppers // 5) // 8 * 8
     promos = [data.promo_make(f"reservations {n}", quantity=10 * CALLS) for n in range(PROMOS)]
-    buyers = _eligible(calls)
+    buyers = eligible(calls)
     return [_compare(options.rounds, threads, promos[:count], buyers) for threads, count in SHAPES]
 
 
-def _eligible(count: int) -> list[int]:
+def eligible(count: int) -> list[int]:
     with closing(connect()) as connection, connection.cursor() as cursor:
         cursor.execute(
             "SELECT user_id FROM promotions_shopperprofile WHERE user_id %% 10 <= 1 "
@@ -56,8 +56,8 @@ def _compare(rounds: int, threads: int, promos: list[int], buyers: list[int]) ->
         f"(c) {where}",
         rounds,
         {
-            "reservation_create": partial(_rate, _service, threads, promos, buyers),
-            "UPDATE": partial(_rate, _bare, threads, promos, buyers),
+            "reservation_create": partial(rate, reserve, threads, promos, buyers),
+            "UPDATE": partial(rate, _bare, threads, promos, buyers),
         },
     )
     return Row(
@@ -69,7 +69,7 @@ def _compare(rounds: int, threads: int, promos: list[int], buyers: list[int]) ->
     )
 
 
-def _rate(
+def rate(
     work: Callable[[Barrier, Sequence[tuple[int, int]]], None],
     threads: int,
     promos: list[int],
@@ -93,7 +93,7 @@ def _rate(
     return len(calls) / duration
 
 
-def _service(barrier: Barrier, calls: Sequence[tuple[int, int]]) -> None:
+def reserve(barrier: Barrier, calls: Sequence[tuple[int, int]]) -> None:
     try:
         django_connection.ensure_connection()
         barrier.wait()

@@ -206,7 +206,7 @@ class Variant:
     def _cpu(self) -> dict[str, float]:
         spent: dict[str, float] = {}
         for name, process in self.trees.items():
-            own, children = _cpu_seconds(process)
+            own, children = cpu_seconds(process)
             if name == "worker":
                 spent |= {name: own, "its children": children}
             else:
@@ -214,13 +214,13 @@ class Variant:
         return spent
 
 
-def _cpu_seconds(process: psutil.Process) -> tuple[float, float]:
+def cpu_seconds(process: psutil.Process) -> tuple[float, float]:
     """Of the process itself, and of its children, with those that ended."""
     times = process.cpu_times()
     children = times.children_user + times.children_system
     for child in process.children():
         with suppress(psutil.NoSuchProcess):
-            children += sum(_cpu_seconds(child))
+            children += sum(cpu_seconds(child))
     return times.user + times.system, children
 
 

@@ -55,11 +55,11 @@ _OPEN = """
 def run(options: argparse.Namespace) -> list[Row]:
     shoppers = data.shoppers_make(options.scale)
     due = data.scaled(PROMOS, options.scale, 400) // 20
-    _promos_make(due * 20, data.products_make(options.scale))
+    promos_make(due * 20, data.products_make(options.scale))
     measured = interleave(
         "(a) promos due",
         options.rounds,
-        {"task": partial(_task, due), "two UPDATEs": partial(_bare, due)},
+        {"task": partial(check_due, due), "two UPDATEs": partial(_bare, due)},
     )
     return [
         Row(
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> list[Row]:
     ]
 
 
-def _promos_make(count: int, products: list[int]) -> None:
+def promos_make(count: int, products: list[int]) -> None:
     progress(f"making {count:,} promos")
     # The trigger looks up each product's price: minutes for a million rows known to be right.
     execute("ALTER TABLE promotions_flashpromo DISABLE TRIGGER check_promo_price")
@@ -92,7 +92,7 @@ def _restore() -> None:
     calm("promotions_flashpromo")
 
 
-def _task(due: int) -> float:
+def check_due(due: int) -> float:
     _restore()
     django_connection.ensure_connection()
     results: list[dict[str, int]] = []

@@ -26,6 +26,12 @@ http = WSGIMiddleware(
     workers=settings.WEB_THREADS,
 )
 
+if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
+    from marketplace import tracing
+    from marketplace.celery import app
+
+    tracing.start(app)
+
 # These need the applications loaded, which is done by now.
 from marketplace.origins import OwnOrigins  # noqa: E402
 from marketplace.sessions import live  # noqa: E402

@@ -2,12 +2,14 @@
 
 import os
 import re
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from celery import Celery
 from celery.app import utils
 from celery.app.backends import BACKEND_ALIASES
-from celery.signals import setup_logging, task_prerun
+from celery.signals import beat_init, setup_logging, task_prerun, worker_process_init
+from django.conf import settings
 from django.db import close_old_connections
 from kombu.transport import TRANSPORT_ALIASES
 
@@ -32,6 +34,11 @@ class App(Celery):
     Flower, `celery inspect` and the worker's log show what the message's headers say.
     """
 
+    @staticmethod
+    def publishing(name: str) -> AbstractContextManager[None]:
+        """Surrounds a task's publication; `marketplace.tracing` puts another in its place."""
+        return nullcontext()
+
     def send_task(
         self, name: str, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any
     ) -> Any:
@@ -40,7 +47,8 @@ class App(Celery):
         if shown := representations(name, args, kwargs):
             options.setdefault("argsrepr", shown[0])
             options.setdefault("kwargsrepr", shown[1])
-        return super().send_task(name, args, kwargs, *rest, **options)
+        with self.publishing(name):
+            return super().send_task(name, args, kwargs, *rest, **options)
 
 
 app = App("marketplace", task_cls="marketplace.task:Task", control="marketplace.control:Control")
@@ -58,6 +66,16 @@ def keep_logging(loglevel: int, logfile: str | None, **_: Any) -> None:
     logs.follow(loglevel, logfile)
     if app.conf.worker_redirect_stdouts:
         app.log.redirect_stdouts(app.conf.worker_redirect_stdouts_level)
+
+
+@worker_process_init.connect(weak=False)
+@beat_init.connect(weak=False)
+def trace(**_: Any) -> None:
+    """In what publishes and runs tasks; web processes do it themselves."""
+    if settings.OTEL_EXPORTER_OTLP_ENDPOINT:
+        from marketplace import tracing
+
+        tracing.start(app)
 
 
 from marketplace import liveness  # noqa: E402, F401  connects its signal

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
-from celery import current_task
+from celery._state import get_current_task
 from django.http import HttpRequest, HttpResponse
 
 from marketplace.proxies import is_from_proxy
@@ -49,11 +49,11 @@ def belonging_to(**names: str) -> Iterator[None]:
 
 def current() -> Context:
     """A task that runs in this thread says it itself; else it is what was said."""
-    request: Any = current_task and current_task.request
+    context, task = _context.get(), get_current_task()
+    request: Any = task and task.request
     if request and request.id:
-        request_id = request.get(REQUEST_ID) or _context.get().request_id
-        return Context(request_id, request.id, current_task.name)
-    return _context.get()
+        return Context(request.get(REQUEST_ID) or context.request_id, request.id, task.name)
+    return context
 
 
 def of_message(headers: dict[str, Any]) -> dict[str, str]:
@@ -79,20 +79,33 @@ class RequestIdMiddleware:
         request_id = request.headers.get(HTTP_HEADER, "")
         if not (is_request_id(request_id) and is_from_proxy(request)):
             request_id = uuid4().hex
+        request.META[REQUEST_ID] = request_id
         with belonging_to(request_id=request_id):
             response = self.get_response(request)
         response.headers[HTTP_HEADER] = request_id
         return response
 
 
+#: Of the present span; `marketplace.tracing` sets it.
+trace_id: Callable[[], str] | None = None
+
+
 class ContextFilter(logging.Filter):
-    """Notes on each record what it belongs to; on one of Celery's, the task that it tells of."""
+    """Notes on each record what it belongs to; of what Celery and Django themselves tell, too."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if hasattr(record, "task_id"):  # another handler was first
+            return True
         context = current()
-        told = getattr(record, "data", None)
-        if not context.task_id and isinstance(told, dict):
-            names = {"task_id": told.get("id") or "", "task_name": told.get("name") or ""}
+        task = getattr(record, "data", None)
+        if not context.task_id and isinstance(task, dict):
+            names = {"task_id": task.get("id") or "", "task_name": task.get("name") or ""}
             context = replace(context, **names)
+        request = getattr(record, "request", None)
+        if not context.request_id and isinstance(request, HttpRequest):
+            # Django says what went wrong once all middleware is through.
+            context = replace(context, request_id=request.META.get(REQUEST_ID, ""))
         record.__dict__.update(vars(context))
+        if trace_id:
+            record.trace_id = trace_id()
         return True

@@ -16,12 +16,16 @@ T = TypeVar("T")
 
 
 def read_file(path: str) -> dict[str, str]:
-    """Each NAME=value of an environment file as it stands: nothing in a value is evaluated."""
+    """Each NAME=value of an environment file, without quotes around it, as Compose reads it.
+
+    Nothing in a value is evaluated.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ImproperlyConfigured(f"ENV_FILE={path}: {error}") from error
-    return dict(re.findall(r"^([A-Za-z_][A-Za-z0-9_]*)=(.*)$", text, re.MULTILINE))
+    line = re.compile(r"""^([A-Za-z_][A-Za-z0-9_]*)=(['"]?)(.*)\2$""", re.MULTILINE)
+    return {name: value for name, _, value in line.findall(text)}
 
 
 if "ENV_FILE" in os.environ:

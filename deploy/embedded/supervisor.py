@@ -87,6 +87,9 @@ class Supervisor:
             "RUN_DIR": str(self.folder.socket.parent),
             "WORKERS_DIR": str(self._link("workers", self.folder.workers)),
         }
+        if "%" in variables["LOG_DIR"]:
+            # supervisor expands a log's name twice; its programs take theirs as it is.
+            variables["LOG_DIR"] = str(self._link("logs", self.folder.logs))
         configuration = self._link("configuration", CONFIGURATION)
         command = [sys.executable, "-m", "supervisor.supervisord"]
         command += ["--configuration", str(configuration / "embedded.conf")]

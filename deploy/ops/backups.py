@@ -157,6 +157,13 @@ def retain(folder: Path, keep: int) -> list[str]:
 # --- Making one ----------------------------------------------------------------------------------
 def take(deployment: Deployment, folder: Path, *, with_secrets: bool = False) -> Backup:
     """Make one while everything runs; it is there whole or not at all. Called with the lock."""
+    try:
+        return _take(deployment, folder, with_secrets=with_secrets)
+    except OSError as error:
+        raise OpsError(f"no backup was made in {folder}: {error}") from error
+
+
+def _take(deployment: Deployment, folder: Path, *, with_secrets: bool) -> Backup:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     remove_leftovers(folder)
     _check_space(deployment, folder)
@@ -219,7 +226,7 @@ def _save_redis(deployment: Deployment, file: Path) -> dict[str, Any] | None:
             "may be replayed, and the database what must not be lost"
         )
         return None
-    with cli.step("Redis"), file.open("wb") as output:
+    with cli.step("Redis"), file.open("w+b") as output:
         redis.save(output)
     return {"version": redis.version()}
 

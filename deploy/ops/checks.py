@@ -21,7 +21,6 @@ from deploy.ops.deployment import PROJECT, State
 from deploy.ops.embedded import Embedded
 from deploy.ops.errors import OpsError
 from deploy.ops.examined import Examined, Finding, error, ok, warning
-from deploy.ops.host import REDIS_OPERATOR
 from deploy.ops.probe import code
 
 Findings = Iterator[Finding]
@@ -58,6 +57,8 @@ def check_ports(examined: Examined) -> Findings:
         if examined.runs(name) or not _is_taken(port):
             continue
         who = _container_at(port) or ports.holder(port)
+        if who == "systemd, process 1":  # its own socket, which starts the service
+            continue
         by = f" by {who}" if who else ""
         helps = f"stop it, or set {variable} to another port in {_file(examined)}"
         yield error(f"port {port}, which {name} needs, is taken{by}", helps)
@@ -135,7 +136,7 @@ def check_variables(examined: Examined) -> Findings:
 def _known_variables() -> set[str]:
     text = (PROJECT / ".env.example").read_text(encoding="utf-8")
     listed = set(re.findall(r"^#?([A-Z][A-Z0-9_]*)=", text, re.MULTILINE))
-    return listed | PORTS.keys() | SECRETS.keys() | {"LOCALSTACK_AUTH_TOKEN", "FLASH_PROMOS_ON"}
+    return listed | PORTS.keys() | SECRETS.keys() | {"FLASH_PROMOS_ON"}
 
 
 def check_secrets(examined: Examined) -> Findings:
@@ -169,13 +170,8 @@ def check_restart(examined: Examined) -> Findings:
 def _outdated(examined: Examined) -> Iterator[str]:
     deployment = examined.deployment
     if isinstance(deployment, Compose):
-        hashes = dict(
-            line.split() for line in deployment.compose("config", "--hash", "*").splitlines()
-        )
         for item in deployment.containers():
-            labels = item["Config"]["Labels"]
-            name, started = labels[f"{LABEL}.service"], labels.get(f"{LABEL}.config-hash")
-            if item["State"]["Running"] and name in hashes and started != hashes[name]:
+            if item["State"]["Running"] and _has_other_variables(item, deployment):
                 yield item["Name"].lstrip("/")
         return
     file = deployment.settings_file.path
@@ -183,6 +179,18 @@ def _outdated(examined: Examined) -> Iterator[str]:
     for one in examined.services:
         if changed and one.started_at and one.started_at < changed.replace(microsecond=0):
             yield one.instance
+
+
+def _has_other_variables(item: dict[str, Any], deployment: Compose) -> bool:
+    service = deployment.config["services"].get(item["Config"]["Labels"][f"{LABEL}.service"], {})
+    has = dict(variable.split("=", 1) for variable in item["Config"]["Env"] if "=" in variable)
+    # Compose shows a $ doubled, as its files have it.
+    wanted = {
+        name: str(value).replace("$$", "$")
+        for name, value in service.get("environment", {}).items()
+        if value is not None
+    }
+    return any(has.get(name) != value for name, value in wanted.items())
 
 
 # --- Servers -------------------------------------------------------------------------------------
@@ -208,6 +216,7 @@ def _server(examined: Examined, name: str, title: str, prefix: str) -> Finding:
             start if is_ours else f"set {prefix}_HOST in {file} to a name or address that does",
         ),
         "refused": ("nobody listens there", start),
+        "sentinel": ("none of REDIS_SENTINELS knows a master", "scripts/logs sentinel"),
         "timeout": (
             "no answer in time: it hangs, or a firewall drops what comes",
             f"{examined.restart(name)}; scripts/logs {name}" if is_ours else start,
@@ -254,45 +263,20 @@ def check_eviction(examined: Examined) -> Findings:
 
 def _memory_of_redis(examined: Examined) -> dict[str, str]:
     """`INFO memory`, which the application's own user may not ask for."""
-    deployment = examined.deployment
-    if isinstance(deployment, Compose) and examined.instances("redis"):
-        if not examined.runs("redis"):
-            raise OpsError("redis does not run")
-        text = deployment.compose("exec", "-T", "redis", "redis-cli", "INFO", "memory", timeout=20)
-    elif isinstance(deployment, Embedded):
-        # The server has no user who may change it: it runs as its file says.
-        file = deployment.folder.redis / "redis.conf"
-        if not file.exists():
-            raise OpsError(f"{file} is not there yet")
-        text = file.read_text(encoding="utf-8").replace("maxmemory-policy ", "maxmemory_policy:")
-    elif REDIS_OPERATOR.exists():
-        text = _ask_operator(examined)
-    else:
-        raise OpsError("the application's user may not ask Redis; on its own host: redis-cli INFO")
-    found = dict(re.findall(r"^(\w+):(.*?)\r?$", text, re.MULTILINE))
-    if "maxmemory_policy" not in found:
-        raise OpsError(f"Redis does not say: {' '.join(text.split())[:100]}")
-    return found
-
-
-def _ask_operator(examined: Examined) -> str:
+    if examined.probe["redis"]["problem"] not in (None, "login"):
+        raise OpsError("Redis does not answer")
+    server = examined.deployment.redis()
+    if server is None:
+        raise OpsError("the application's user may not ask; on the host of Redis: redis-cli INFO")
     try:
-        password = REDIS_OPERATOR.read_text().strip()
-    except PermissionError:
-        raise OpsError(f"{REDIS_OPERATOR} may not be read by this user: use sudo") from None
-    facts = examined.probe["redis"]
-    try:
-        with socket.create_connection((facts["host"], facts["port"]), timeout=5) as connection:
-            for words in (("AUTH", "operator", password), ("INFO", "memory"), ("QUIT",)):
-                parts = "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
-                connection.sendall(f"*{len(words)}\r\n{parts}".encode())
-            return b"".join(iter(lambda: connection.recv(65_536), b"")).decode()
+        text = server.call("INFO", "memory")
     except OSError as failure:
         raise OpsError(f"Redis does not answer: {failure}") from failure
+    return dict(re.findall(r"^(\w+):(.*?)\r?$", text, re.MULTILINE))
 
 
 def _set_noeviction(examined: Examined) -> str:
-    if examined.deployment.way == "embedded":
+    if examined.deployment.way == "embedded":  # which has no redis-cli
         return examined.start("redis")
     client = f"{examined.compose} exec redis redis-cli"
     if examined.deployment.way != "compose":
@@ -351,10 +335,7 @@ def _relief(queue: str) -> str:
 
 # --- The host ------------------------------------------------------------------------------------
 def check_disk(examined: Examined) -> Findings:
-    folders = [PROJECT, examined.deployment.data]
-    if examined.deployment.way == "compose":
-        command = ["docker", "info", "--format", "{{.DockerRootDir}}"]
-        folders.append(Path(shell.run(command, timeout=20).strip()))
+    folders = [PROJECT, *examined.deployment.folders()]
     devices: dict[int, Path] = {}
     for folder in folders:
         there = next(path for path in (folder, *folder.parents) if path.exists())

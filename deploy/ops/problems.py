@@ -52,7 +52,8 @@ def problems(seen: Observation) -> list[Problem]:
         *_waiting(seen.state),
         *_space(seen),
     ]
-    if seen.is_production:
+    # A host with workers alone has nothing to keep.
+    if seen.is_production and {service.name for service in seen.services} != {"worker"}:
         found += _backup(seen.backup_at)
     return found
 

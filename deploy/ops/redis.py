@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from deploy.ops import shell
-from deploy.ops.errors import OpsError
+from deploy.ops.errors import NotRunning, OpsError
 
+#: Bytes from a snapshot's last code to its end; of the mark that follows it on the way.
+RDB_END, RDB_MARK = 9, 40
 #: Run where its data lie, while it is stopped: standard input becomes all that it holds. With the
 #: append-only file on, Redis reads no dump.rdb: the snapshot is that file's first part then.
 REPLACE = """
@@ -31,11 +33,11 @@ rmdir restoring
 class Redis(ABC):
     @abstractmethod
     def call(self, *words: str) -> str:
-        """What it answers; an OpsError when that is an error. No command line shows the words."""
+        """What it answers; an OpsError when that is an error. A command line may show the words."""
 
     @abstractmethod
     def save(self, file: IO[bytes]) -> None:
-        """A snapshot of all that it holds, as it is now."""
+        """A snapshot of all that it holds, as it is now, into a file that can also be read."""
 
     @abstractmethod
     def replace(self, file: Path) -> None:
@@ -71,7 +73,7 @@ class Redis(ABC):
         """Raise an OpsError unless the snapshot is whole."""
         with file.open("rb") as snapshot:
             head = snapshot.read(9)
-            snapshot.seek(max(file.stat().st_size - 9, 0))
+            snapshot.seek(max(file.stat().st_size - RDB_END, 0))
             tail = snapshot.read(1)
         if not head.startswith((b"REDIS", b"VALKEY")) or tail != b"\xff":
             raise OpsError(f"{file.name} is no whole snapshot of Redis")
@@ -88,13 +90,17 @@ class ComposeRedis(Redis):
         shell.stream(line, env=self.deployment.environment(), **files)
 
     def call(self, *words: str) -> str:
-        line = self.deployment.command("exec", "-T", "redis", "redis-cli", "-e")
-        text = " ".join(f'"{word}"' for word in words)
-        answer: str = shell.run(line, env=self.deployment.environment(), input=f"{text}\n")
+        line = self.deployment.command("exec", "-T", "redis", "redis-cli", "-e", *words)
+        answer: str = shell.run(line, env=self.deployment.environment())
         return answer.strip()
 
     def save(self, file: IO[bytes]) -> None:
         self._stream(["redis-cli", "--rdb", "-"], stdout=file)
+        # Into a pipe it writes the mark after the end, too.
+        file.seek(-RDB_END, os.SEEK_END)
+        if file.read(1) != b"\xff":
+            file.seek(-RDB_MARK, os.SEEK_END)
+            file.truncate()
 
     def keep_passwords(self, hashes: Sequence[str]) -> None:
         """The container sets the user anew at each start, from variables that stay what they are
@@ -171,13 +177,21 @@ class Connection:
 
     TIMEOUT = 60
 
-    def __init__(self, address: tuple[str, int], password: str) -> None:
+    def __init__(
+        self, address: tuple[str, int], password: str, user: str = "operator", wait: float = TIMEOUT
+    ) -> None:
+        """Without a password nobody logs in; `wait`: seconds for each answer."""
         try:
-            self.socket = socket.create_connection(address, timeout=self.TIMEOUT)
+            self.socket = socket.create_connection(address, timeout=wait)
         except OSError as error:
-            raise OpsError(f"no Redis answers at {address[0]}:{address[1]}: {error}") from error
+            raise NotRunning(f"no Redis answers at {address[0]}:{address[1]}: {error}") from error
         self.input = self.socket.makefile("rb")
-        self.call("AUTH", "operator", password)
+        if password:
+            try:
+                self.call("AUTH", user, password)
+            except BaseException:
+                self.__exit__()
+                raise
 
     def __enter__(self) -> "Connection":
         return self
@@ -240,7 +254,7 @@ class Connection:
     def _copy_until(self, mark: bytes, file: IO[bytes]) -> None:
         held = b""
         while not held.endswith(mark):
-            block = self.input.read1(2**20)  # type: ignore[attr-defined]
+            block = self.input.read1(2**20)
             if not block:
                 raise OpsError("Redis ended within its snapshot")
             held += block

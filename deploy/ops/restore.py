@@ -1,5 +1,6 @@
 """`scripts/restore`: a backup in the place of what runs, or beside it."""
 
+import argparse
 import json
 import shutil
 import tempfile
@@ -55,7 +56,7 @@ print(json.dumps(readiness()))
 """
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     made = cli.parser("restore", DESCRIPTION, EPILOG)
     made.add_argument("backup", help="`latest`, a name of `scripts/backup list`, a path or s3://…")
     made.add_argument("--from", dest="folder", type=Path, metavar="DIR", help="where the names are")
@@ -68,7 +69,11 @@ def main() -> None:
     made.add_argument(
         "--no-safety-backup", action="store_true", help="don't keep the present state"
     )
-    arguments = made.parse_args()
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     if arguments.drop and not arguments.into:
         raise UsageError("--drop belongs to --into")
     deployment = find(arguments.on)
@@ -260,6 +265,7 @@ def replace(deployment: Deployment, backup: Backup, parts: list[str], *, safety:
 def put_back(
     deployment: Deployment, backup: Backup, parts: list[str], beside: str, former: str
 ) -> None:
+    """The databases change names again when what comes after them fails."""
     postgres = Postgres(deployment)
     if "postgres" in parts:
         with cli.step("PostgreSQL"):
@@ -268,9 +274,18 @@ def put_back(
             else:
                 postgres.overwrite(backup.path / DATABASE)
                 compare(backup.manifest["postgres"]["counts"], postgres.counts(postgres.name))
-        if newer_code(deployment, backup):
-            with cli.step("Migrating it to the code that is here"):
-                deployment.manage("migrate", "--no-input", timeout=86_400)
+    try:
+        put_back_rest(deployment, backup, parts)
+    except BaseException:
+        if beside:
+            postgres.swap(former, beside)
+        raise
+
+
+def put_back_rest(deployment: Deployment, backup: Backup, parts: list[str]) -> None:
+    if "postgres" in parts and newer_code(deployment, backup):
+        with cli.step("Migrating it to the code that is here"):
+            deployment.manage("migrate", "--no-input", timeout=86_400)
     if "redis" in parts and (redis := deployment.redis()):
         with cli.step("Redis"):
             redis.replace(backup.path / REDIS)

@@ -39,14 +39,17 @@ class History:
         except OSError as error:
             raise OpsError(f"{self.path} cannot be written: {error.strerror}") from error
 
-    def went_to(self, release: str, *, before: str) -> None:
-        """`release` runs now, and `before` did: a step on, or back to one of those before it."""
+    def went_to(self, release: str, *, before: str) -> list[str]:
+        """`release` runs now, and `before` did: a step on, or back to one of those before it.
+        Those that it forgets."""
         names = self.read()
         if before not in names:
             names.append(before)
         if release in names:
             names = names[: names.index(release)]
-        self.write([*names, release][-KEPT:])
+        names.append(release)
+        self.write(names[-KEPT:])
+        return names[:-KEPT]
 
 
 class Rollout(ABC):
@@ -88,8 +91,8 @@ class Rollout(ABC):
         """Migrate, and restart what runs another one, without an interruption where it can be.
         Run again it goes on where it ended."""
 
-    def prune(self) -> None:  # noqa: B027  where nothing piles up
-        """Remove what nobody goes back to."""
+    def forget(self, releases: list[str]) -> None:  # noqa: B027  where nothing piles up
+        """Remove those that nobody goes back to any more."""
 
     def require_room(self, folder: Path) -> None:
         free = shutil.disk_usage(folder).free // 1_000_000
@@ -132,8 +135,7 @@ def go(rollout: Rollout, release: str, *, before: str, watch: float) -> None:
         reason = str(error) or "interrupted"
         cli.warn(f"{release} did not take over, going back to {before}: {reason}")
         _go_back(rollout, before, reason, watch)
-    rollout.history.went_to(release, before=before)
-    rollout.prune()
+    rollout.forget(rollout.history.went_to(release, before=before))
 
 
 def _go_back(rollout: Rollout, before: str, reason: str, watch: float) -> None:

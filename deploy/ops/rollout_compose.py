@@ -1,5 +1,6 @@
 """Releases under Compose: images of the application, each under a tag of its own."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from deploy.ops import cli, releases, shell
 from deploy.ops.compose import LABEL, Compose
 from deploy.ops.deployment import PROGRAMS, PROJECT
-from deploy.ops.errors import OpsError
+from deploy.ops.errors import NotRunning, OpsError
 from deploy.ops.rollout import Rollout
 
 VERSION = "org.opencontainers.image.version"
@@ -48,7 +49,10 @@ class ComposeRollout(Rollout):
 
     def running(self) -> str:
         """Its tag; one whose tag went to another image since gets one of its own."""
-        web = self._containers("web")[0]
+        found = self._containers("web")
+        if not found:
+            raise NotRunning("there is no web to go on from: docker compose up --detach --wait")
+        web = found[0]
         image, used = str(web["Image"]), str(web["Config"]["Image"])
         if ":" in used.rpartition("/")[2] and _id_of(used) == image:
             return used
@@ -58,7 +62,8 @@ class ComposeRollout(Rollout):
         return kept
 
     def contract(self) -> str:
-        return shell.run(self.deployment.application("cat", "deploy/contract.json"), cwd=PROJECT)
+        command = self.deployment.application("cat", "deploy/contract.json")
+        return shell.run(command, env=self.deployment.environment(), cwd=PROJECT)
 
     def compare(self, release: str, contract: str) -> str:
         command = self.deployment.command(
@@ -84,16 +89,12 @@ class ComposeRollout(Rollout):
         for name in set(others) - set(going):
             up = ("up", "--detach", "--wait", "--no-deps", "--no-build", name)
             self._show(self.deployment.command(*up), release)
-        self.deployment.settings_file.write(APP_IMAGE=release)
+        if _id_of(self._named) != image:
+            self.deployment.settings_file.write(APP_IMAGE=release)
 
-    def prune(self) -> None:
-        """Images that this made, of releases that are not kept."""
-        kept = {_id_of(name) for name in self.history.read()}
-        listed = ("docker", "image", "ls", "--filter", f"label={VERSION}")
-        names = shell.run([*listed, "--format", "{{.Repository}}:{{.Tag}}", self._repository])
-        for name in names.split():
-            if _id_of(name) not in kept:
-                shell.try_run(["docker", "image", "rm", name])
+    def forget(self, releases: list[str]) -> None:
+        for image in releases:
+            shell.try_run(["docker", "image", "rm", image])
 
     def _differs(self, name: str, image: str) -> bool:
         containers = self._containers(name)
@@ -107,9 +108,14 @@ class ComposeRollout(Rollout):
         ]
 
     @property
+    def _named(self) -> str:
+        """The image of the next `docker compose up`."""
+        config = json.loads(self.deployment.compose("config", "--format", "json"))
+        return str(config["services"]["web"]["image"])
+
+    @property
     def _repository(self) -> str:
-        image = str(self.deployment.config["services"]["web"]["image"])
-        folder, slash, name = image.rpartition("/")
+        folder, slash, name = self._named.rpartition("/")
         return f"{folder}{slash}{name.partition(':')[0]}"
 
     def _environment(self, image: str) -> dict[str, str]:

@@ -87,7 +87,7 @@ class HostRollout(Rollout):
         else:
             self.deployment.control("restart", service.instance)
 
-    def prune(self) -> None:
+    def forget(self, releases: list[str]) -> None:
         self.releases.prune(KEPT)
 
     def _of(self, release: str, *command: str) -> list[str]:

@@ -1,5 +1,6 @@
 """`scripts/rotate-secrets`: new secrets, while everything runs."""
 
+import argparse
 import base64
 import hashlib
 import hmac
@@ -24,14 +25,14 @@ the new secret beside the old one and restart one after the other, then the serv
 the programs restart with the new one alone. Interrupted anywhere, it goes on when it is run again.
 
 Django's former keys stay in DJANGO_SECRET_KEY_FALLBACKS, so that what they signed stays valid; a
-session lasts two weeks. --forget drops them: right after a key became known to others.
+session lasts two weeks. --forget drops them, after a key became known to others.
 """
 
 EPILOG = """\
 examples:
   scripts/rotate-secrets                   all four, after a question
   scripts/rotate-secrets database redis --yes
-  scripts/rotate-secrets django --forget   whoever signed in before the rotation signs in again
+  scripts/rotate-secrets --forget          no new ones: who signed in before the last signs in again
 """
 
 VARIABLES = {
@@ -45,29 +46,45 @@ FORMER_KEYS, OTHER_PASSWORD = "DJANGO_SECRET_KEY_FALLBACKS", "POSTGRES_PASSWORD_
 LEARN_FIRST = {"database": PROGRAMS, "redis": (), "flower": ("flower",), "django": PROGRAMS}
 
 
-def main() -> None:
+def parser() -> argparse.ArgumentParser:
     made = cli.parser("rotate-secrets", DESCRIPTION, EPILOG)
     made.add_argument(
         "secrets", nargs="*", metavar="SECRET", help=f"{', '.join(VARIABLES)} (all of them)"
     )
-    made.add_argument("--forget", action="store_true", help="drop Django's former keys")
+    made.add_argument(
+        "--forget",
+        action="store_true",
+        help="drop Django's former keys, after the rotation of the secrets that are named, if any",
+    )
     made.add_argument("--yes", action="store_true", help="don't ask")
-    arguments = made.parse_args()
+    return made
+
+
+def main() -> None:
+    arguments = parser().parse_args()
     if unknown := set(arguments.secrets) - VARIABLES.keys():
         raise UsageError(f"{', '.join(unknown)}: expected some of {', '.join(VARIABLES)}")
     deployment = find(arguments.on)
+    rotation = Rotation(deployment)
+    names = arguments.secrets or ([] if arguments.forget else list(VARIABLES))
     with backups.locked(deployment):
-        rotation = Rotation(deployment)
-        if not rotation.load():
-            rotation.plan(arguments.secrets or list(VARIABLES))
-        rotation.check()
-        cli.confirm(
-            f"New secrets of {', '.join(rotation.state.names)} for {deployment.describe()}?",
-            yes=arguments.yes,
-        )
-        rotation.run()
+        if rotation.load() or names:
+            rotate(rotation, names, yes=arguments.yes)
         if arguments.forget:
+            question = "Drop Django's former keys? Who signed in by one of them signs in again."
+            cli.confirm(question, yes=arguments.yes)
             rotation.forget()
+
+
+def rotate(rotation: "Rotation", names: list[str], *, yes: bool) -> None:
+    if not rotation.is_begun:
+        rotation.plan(names)
+    rotation.check()
+    cli.confirm(
+        f"New secrets of {', '.join(rotation.state.names)} for {rotation.deployment.describe()}?",
+        yes=yes,
+    )
+    rotation.run()
 
 
 @dataclass
@@ -86,6 +103,7 @@ class Rotation:
         self.deployment = deployment
         self.values = SecretValues(deployment)
         self.file: Path = deployment.data / "rotation.json"
+        self.is_begun = False
 
     # --- Before ---
 
@@ -93,6 +111,7 @@ class Rotation:
         """Take up one that was interrupted; whether there is one."""
         if not self.file.exists():
             return False
+        self.is_begun = True
         self.state = State(**json.loads(self.file.read_text(encoding="utf-8")))
         cli.say(f"Going on with the rotation of {', '.join(self.state.names)} that was interrupted")
         return True
@@ -169,13 +188,14 @@ class Rotation:
             self._redis.set_passwords(self._redis_user, [self.state.new["redis"]])
 
     def forget(self) -> None:
+        """The web alone verifies what the keys signed."""
         self.values.write(**{FORMER_KEYS: ""})
-        self.restart(PROGRAMS)
+        self.restart(["web"])
 
     def restart(self, programs: Iterable[str]) -> None:
-        for name in programs:
-            with cli.step(f"Restarting {name}"):
-                self.deployment.restart(name)
+        if names := list(programs):
+            with cli.step(f"Restarting {', '.join(names)}"):
+                self.deployment.restart_each(names)
 
     def _first_round(self) -> list[str]:
         wanted = {program for name in self.state.names for program in LEARN_FIRST[name]}

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from deploy.ops import cli, shell
@@ -94,10 +95,17 @@ def service_of(given: dict[str, Any]) -> dict[str, Any]:
     made["deploy"] = _deploy(made)
     if ports := made.get("ports"):
         made["ports"] = [_port(port) for port in ports]
-    if size := made.pop("shm_size", None):
-        memory = {"type": "tmpfs", "target": "/dev/shm", "tmpfs": {"size": int(size)}}  # noqa: S108
-        made["volumes"] = [*made.get("volumes", ()), memory]
+    if mounts := list(_memory_mounts(made)):
+        made["volumes"] = [*made.get("volumes", ()), *mounts]
     return made
+
+
+def _memory_mounts(made: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Folders in memory, which Swarm gives to everybody, and of what size the shared one is."""
+    for folder in made.pop("tmpfs", ()):
+        yield {"type": "tmpfs", "target": folder.partition(":")[0]}
+    if size := made.pop("shm_size", None):
+        yield {"type": "tmpfs", "target": "/dev/shm", "tmpfs": {"size": int(size)}}  # noqa: S108
 
 
 def _deploy(made: dict[str, Any]) -> dict[str, Any]:

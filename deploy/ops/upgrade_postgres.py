@@ -145,6 +145,8 @@ class Change:
         mount = next(item for item in service["volumes"] if item["type"] == "volume")
         self.old_volume, self.old_mount = str(mount["source"]), str(mount["target"])
         self.volume = f"postgres-{self.new}"
+        self.workers = len(deployment.running("worker"))
+        self.is_closed = self.is_switched = False
 
     # --- Before ---
 
@@ -164,6 +166,9 @@ class Change:
             for name in self.server.databases()
         )
         self._require_room()
+        volume = self.full_name(self.volume)
+        if shell.try_run(["docker", "volume", "inspect", volume]).returncode == 0:
+            cli.warn(f"the volume {volume} of an earlier try goes, with all that is in it")
 
     def _require_room(self) -> None:
         root = Path(shell.run(["docker", "info", "--format", "{{.DockerRootDir}}"]).strip())
@@ -179,20 +184,13 @@ class Change:
     def run(self) -> None:
         try:
             with self._beside() as new:
-                with cli.step("Closing the site: the programs stop"):
-                    self.deployment.compose("stop", *PROGRAMS)
+                self._close()
                 self._copy(new)
-            with cli.step(f"Starting PostgreSQL {self.new} in the place of {self.old}"):
-                self._settings.write(
-                    POSTGRES_IMAGE=self.image,
-                    POSTGRES_VOLUME=self.volume,
-                    POSTGRES_MOUNT=self.mount,
-                )
-                self._command("up", "--detach", "--wait", "--no-deps", "postgres")
+            self._switch()
             self._open()
         except (OpsError, KeyboardInterrupt) as error:
             reason = str(error) or "interrupted"
-            self._go_back()
+            self._go_back(reason)
             raise OpsError(f"PostgreSQL {self.old} goes on with all its data: {reason}") from error
 
     @contextmanager
@@ -242,24 +240,41 @@ class Change:
         with cli.step("Gathering statistics"):
             shell.run(new.command("vacuumdb", "--all", "--analyze-only", "--quiet"))
 
+    def _close(self) -> None:
+        with cli.step("Closing the site: the programs stop"):
+            self.is_closed = True
+            self.deployment.compose("stop", *PROGRAMS)
+
+    def _switch(self) -> None:
+        with cli.step(f"Starting PostgreSQL {self.new} in the place of {self.old}"):
+            self.is_switched = True
+            self._settings.write(**self._variables)
+            self._command("up", "--detach", "--wait", "--no-deps", "postgres")
+
     def _open(self) -> None:
         with cli.step("Opening the site"):
-            for name in PROGRAMS:
-                count = len(self.deployment.compose("ps", "--all", "--quiet", name).split())
-                # Made anew: .env is another one.
-                up = ("up", "--detach", "--wait", "--no-deps", "--scale", f"{name}={count}", name)
-                self.deployment.compose(*up)
+            # Made anew when .env is another one.
+            up = ("up", "--detach", "--wait", "--no-deps", "--scale", f"worker={self.workers}")
+            self.deployment.compose(*up, *PROGRAMS)
             health.settle(self.deployment)
 
-    def _go_back(self) -> None:
+    def _go_back(self, reason: str) -> None:
         cli.warn(f"going back to PostgreSQL {self.old}")
-        self._settings.write(
-            POSTGRES_IMAGE=self.old_image,
-            POSTGRES_VOLUME=self.old_volume,
-            POSTGRES_MOUNT=self.old_mount,
-        )
-        self.deployment.compose("up", "--detach", "--wait", "--no-deps", "postgres")
-        self._open()
+        try:
+            if self.is_switched:
+                self._settings.write(
+                    POSTGRES_IMAGE=self.old_image,
+                    POSTGRES_VOLUME=self.old_volume,
+                    POSTGRES_MOUNT=self.old_mount,
+                )
+                self.deployment.compose("up", "--detach", "--wait", "--no-deps", "postgres")
+            if self.is_closed:
+                self._open()
+        except OpsError as worse:
+            raise OpsError(
+                f"{reason}; and PostgreSQL {self.old} did not come back, its data is in the "
+                f"volume {self.full_name(self.old_volume)}: {worse}"
+            ) from worse
         shell.try_run(["docker", "volume", "rm", self.full_name(self.volume)])
 
     def full_name(self, volume: str) -> str:
@@ -271,13 +286,16 @@ class Change:
 
     def _command(self, *arguments: str) -> str:
         """Of Compose, for the new server."""
-        new = {
+        environment = self.deployment.environment() | self._variables
+        return shell.run(self.deployment.command(*arguments), env=environment, cwd=PROJECT)
+
+    @property
+    def _variables(self) -> dict[str, str]:
+        return {
             "POSTGRES_IMAGE": self.image,
             "POSTGRES_VOLUME": self.volume,
             "POSTGRES_MOUNT": self.mount,
         }
-        environment = self.deployment.environment() | new
-        return shell.run(self.deployment.command(*arguments), env=environment, cwd=PROJECT)
 
 
 def mount_of(image: str) -> str:

@@ -78,6 +78,8 @@ def test_the_variables_of_a_file_reach_each_process_as_they_stand(tmp_path):
     file = tmp_path / "env"
     file.write_text("# why\n\nAWS_DEFAULT_REGION=a b$HOME\"'#\nnot a variable\n")
     assert started_with(file).stdout == "a b$HOME\"'#\n"
+    file.write_text("AWS_DEFAULT_REGION='a#b$c'\n")  # as .env.example advises
+    assert started_with(file).stdout == "a#b$c\n"
     file.write_text("AWS_DEFAULT_REGION=mars-1\n")
     assert started_with(file, AWS_DEFAULT_REGION="moon-1").stdout == "mars-1\n"
 

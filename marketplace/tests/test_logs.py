@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from logging.config import dictConfig
@@ -77,11 +78,12 @@ def test_json_is_one_object_a_line_with_what_is_known():
         "message": "¡Listo!\n",
         "service": "worker",
         "process": "MainProcess",
+        "pid": os.getpid(),
         "request_id": "6f0c",
         **OF_TASK,
     }
     assert json.loads(line(JSONFormatter())).keys() == {
-        *("time", "level", "logger", "message", "process")
+        *("time", "level", "logger", "message", "process", "pid")
     }
 
 

@@ -57,7 +57,7 @@ dir {folder}
 sentinel monitor {NAME} 127.0.0.1 {master.port} 1
 sentinel auth-user {NAME} operator
 sentinel auth-pass {NAME} "{PASSWORD}"
-sentinel down-after-milliseconds {NAME} 500
+sentinel down-after-milliseconds {NAME} 3000
 user default off
 user {master.user} on ">{PASSWORD}" -@all +ping +client|setinfo +client|setname +sentinel|masters
 """

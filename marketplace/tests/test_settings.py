@@ -155,6 +155,13 @@ def test_a_password_may_hold_any_character():
     assert result.stdout.strip() == "redis://marketplace:a%40b%3Ac%2Fd%23e%25f@127.0.0.1:6379/0"
 
 
+def test_another_broker_than_redis_is_refused():
+    result = run("manage.py", "check", **PRODUCTION, CELERY_BROKER_URL="sqs://key:secret@")
+    assert result.returncode == 1
+    assert result.stderr.startswith("error: CELERY_BROKER_URL is a 'sqs' one: leases, limits")
+    assert "secret" not in result.stderr
+
+
 def test_celery_shows_no_secret_of_the_settings():
     secrets = {
         **PRODUCTION,

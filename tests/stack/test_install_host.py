@@ -187,7 +187,7 @@ def test_what_is_wrong_is_said_before_anything_is_changed(bare: Installed) -> No
             "POSTGRES_HOST=nowhere.invalid",
             "PostgreSQL at nowhere.invalid:5432",
         ),
-        "#REDIS_PORT=.*": ("REDIS_HOST=aws\nREDIS_PORT=6378", "Redis at aws:6378"),
+        "#REDIS_PORT=.*": ("REDIS_HOST=aws\nREDIS_PORT=6378", "no Redis answers at aws:6378"),
         "#WEB_BIND=.*": ("WEB_BIND=8000", "WEB_BIND=8000"),
     }
     for pattern, (line, reason) in wrong.items():

@@ -1,6 +1,7 @@
 """The proxy of production, in front of a web that says what reaches it."""
 
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
@@ -124,6 +125,19 @@ def test_other_headers_of_proxies_go_no_further(proxy: Stack) -> None:
     )
     headers = {name.lower() for name in seen(proxy, **dict.fromkeys(said, "on"))}
     assert not headers & {name.lower() for name in said}
+
+
+def test_a_request_has_one_id_which_the_log_tells(proxy: Stack) -> None:
+    given = {"X-Request-ID": "of-another", "Traceparent": "00-of-another"}
+    headers = seen(proxy, **given)
+    assert (headers["X-Request-ID"] == "of-another") == trusts(proxy)
+    assert headers.get("Traceparent") == ("00-of-another" if trusts(proxy) else None)
+    senseless = seen(proxy, **{"X-Request-ID": "two words"})["X-Request-ID"]
+    assert re.fullmatch("[0-9a-f]{32}", senseless)
+    told = ask(proxy)[2]["X-Request-ID"]
+    assert re.fullmatch("[0-9a-f]{32}", told)
+    log = proxy.compose("logs", "--no-log-prefix", "proxy")
+    assert {senseless, told} <= {line.rpartition(" ")[2] for line in log.splitlines()}
 
 
 def test_only_a_websocket_is_an_upgrade(proxy: Stack) -> None:

@@ -126,7 +126,12 @@ UP = {
 
 
 def test_all_of_it_comes_up_and_delivers_a_promo(stack: Stack) -> None:
-    wait_until(lambda: replicas(stack) == UP, seconds=240, what="all replicas are up")
+    try:
+        wait_until(lambda: replicas(stack) == UP, seconds=180, what="all replicas are up")
+    except AssertionError:
+        told = "{{.Name}} {{.CurrentState}} {{.Error}}"
+        print(docker("stack", "ps", "--no-trunc", "--format", told, stack.name))
+        raise
     wait_until(lambda: stack.http("/readyz")[0] == 200, seconds=60, what="the web is ready")
     shell = ("python", "manage.py", "shell", "-v", "0", "-c")
     execute(stack, "web", *shell, OPEN_A_PROMO)

@@ -17,14 +17,21 @@ PROGRAMS = ("web", "worker", "beat", "flower")
 TASK = 8
 
 NEW: Edits = {"marketplace/health.py": ('{"status": "ok"}', '{"status": "new"}')}
-#: Its workers end some seconds after they became healthy.
+#: Its Flower, which is the last to be restarted, ends some seconds after it became healthy.
 CRASHES: Edits = {
-    "marketplace/celery.py": (
-        "\napp = ",
-        "\nimport os, threading\nfrom celery.signals import worker_ready\n"
-        "worker_ready.connect(\n"
-        "    lambda **_: threading.Timer(8, os._exit, (1,)).start(), weak=False\n"
-        ")\napp = ",
+    "flowerconfig.py": (
+        "import sys\n",
+        """
+import os, socket, sys, threading, time
+
+def crash():
+    while socket.socket().connect_ex(("127.0.0.1", 5555)):
+        time.sleep(0.5)
+    time.sleep(12)
+    os._exit(1)
+
+threading.Thread(target=crash, daemon=True).start()
+""",
     )
 }
 RENAMED: Edits = {"promotions/tasks.py": ("def cleanup_expired_promos", "def renamed")}
@@ -95,7 +102,7 @@ def test_releases_come_and_go_under_load(stack: Stack, visitors: Visitors, templ
         assert_settled(stack)
 
         with stack.edited({**NEW, **CRASHES}):
-            broken = upgrade(stack)
+            broken = upgrade(stack, "--watch", "30")
         assert broken.returncode == 1, broken.stdout
         assert f"did not take over, going back to {new}" in broken.stderr
         assert f"error: {new} runs again: it did not stay" in broken.stderr

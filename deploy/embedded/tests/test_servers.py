@@ -38,6 +38,17 @@ def test_lock_file_that_says_nothing_is_named(postgres: Postgres, text: str):
         lock.unlink()
 
 
+def test_data_of_another_major_version_stays_as_it_is(postgres: Postgres):
+    version = postgres.data / "PG_VERSION"
+    present = version.read_text()
+    version.write_text("12\n")
+    try:
+        with pytest.raises(ServerError, match=r"is of PostgreSQL 12.*scripts/upgrade-postgres"):
+            postgres.prepare()
+    finally:
+        version.write_text(present)
+
+
 def test_redis_obeys_its_configuration_wherever_it_lies(tmp_path: Path):
     folder = tmp_path / 'a [1] "b" \\ *%'
     server = Redis(folder, port=free_port(), password="p:@/", operator_password="secret")

@@ -17,6 +17,7 @@ UNITS = Path("/etc/systemd/system")
 UNIT_TYPES = {".service", ".socket", ".target", ".slice", ".timer", ".path"}
 #: What holds for all services of ours.
 SHARED = Path("marketplace-.service.d", "common.conf")
+SUPERVISOR = UNITS / "marketplace-supervisor.service"
 #: What supervisor runs, where that is not all.
 SUPERVISED = UNITS / "marketplace-supervisor.service.d" / "programs.conf"
 DEFAULT_BIND = ("127.0.0.1", 8000)
@@ -40,7 +41,8 @@ class CurrentRelease(Step):
         return f"make the release {release.name} in {self.releases.folder} and turn to it"
 
     def is_done(self) -> bool:
-        return self.releases.current() is not None
+        current = self.releases.current()
+        return bool(current and (current.path == PROJECT or current == self.releases.of(PROJECT)))
 
     def do(self) -> None:
         self.releases.folder.mkdir(parents=True, exist_ok=True)
@@ -61,12 +63,8 @@ class Migrated(Step):
     def is_done(self) -> bool:
         if Releases().current() is None or not self.host.settings_file.path.exists():
             return False
-        try:
-            check = self.host.application("python", "manage.py", "migrate", "--check")
-            done = shell.try_run(check, env=self.host.environment(), timeout=120)
-        except KeyError:  # the user is not there yet
-            return False
-        return done.returncode == 0
+        check = self.host.application("python", "manage.py", "migrate", "--check")
+        return shell.try_run(check, env=self.host.environment(), timeout=120).returncode == 0
 
     def do(self) -> None:
         if self.may_migrate:

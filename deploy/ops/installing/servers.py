@@ -9,11 +9,11 @@ from pathlib import Path
 
 from deploy.ops import shell
 from deploy.ops.deployment import PROJECT
-from deploy.ops.errors import OpsError
+from deploy.ops.errors import NotRunning, OpsError
 from deploy.ops.host import REDIS_OPERATOR
-from deploy.ops.installing import redis
 from deploy.ops.installing.settings import PATH, Server
 from deploy.ops.installing.steps import File, Step
+from deploy.ops.redis import Connection
 
 OLDEST_POSTGRES = 14
 #: Seconds that a server has to start.
@@ -105,6 +105,11 @@ class LocalPostgres(Step):
                 raise OpsError(
                     f"POSTGRES_{name}={value} in {PATH}: letters, digits and _ . - make a name"
                 )
+        if Path("/usr/bin/pg_lsclusters").exists() and Cluster.on(self.server.port) is None:
+            raise OpsError(
+                f"no PostgreSQL of the distribution's is on port {self.server.port} "
+                f"(pg_lsclusters shows which are; POSTGRES_PORT in {PATH})"
+            )
         if self.server.user == "postgres":
             raise OpsError(
                 f"POSTGRES_USER=postgres in {PATH}: that is the superuser; the application needs a "
@@ -112,12 +117,10 @@ class LocalPostgres(Step):
             )
 
     def do(self) -> None:
+        self.check()  # the package may have come since
         cluster = Cluster.on(self.server.port)
         if cluster is None:
-            raise OpsError(
-                f"no PostgreSQL of the distribution's is on port {self.server.port} "
-                f"(pg_lsclusters; POSTGRES_PORT in {PATH})"
-            )
+            raise OpsError("PostgreSQL is not installed on this host")
         shell.run(["systemctl", "enable", "--now", cluster.unit])
         self._wait()
         sql = PROJECT / "compose" / "postgres"
@@ -170,15 +173,23 @@ SINCE_7_2 = (" +client|setinfo",)
 def redis_fault(server: Server) -> str:
     """Why the application cannot work with it; empty when it can."""
     probe = ["SET", "flash-promos:install-host", "1", "EX", "1"]
+    address = (server.host, server.port)
     try:
-        redis.ask(server.host, server.port, probe, login=(server.user, server.password))
-    except redis.Refused as error:
-        return (
-            f"Redis at {server.place} refuses {server.user} (REDIS_USER, REDIS_PASSWORD): {error}"
-        )
+        with Connection(address, server.password, server.user, wait=5) as connection:
+            connection.call(*probe)
+    except NotRunning as error:
+        return f"{error} (REDIS_HOST, REDIS_PORT in {PATH})"
     except OSError as error:
         return f"Redis at {server.place} does not answer: {error}"
+    except OpsError as error:
+        return f"Redis at {server.place}, as {server.user} (REDIS_USER, REDIS_PASSWORD): {error}"
     return ""
+
+
+def as_operator(server: Server, *command: str) -> None:
+    """On this host's own Redis."""
+    with Connection((server.host, server.port), REDIS_OPERATOR.read_text().strip()) as connection:
+        connection.call(*command)
 
 
 def redis_version() -> tuple[int, ...]:
@@ -214,10 +225,11 @@ class LocalRedis(Step):
         if not REDIS_CONF.exists() or REDIS_OURS.exists():
             return
         try:
-            (keys,) = redis.ask(self.server.host, self.server.port, ["DBSIZE"])
-        except OSError:
-            return  # it does not run
-        except redis.Refused as error:
+            with Connection((self.server.host, self.server.port), "") as connection:
+                keys = int(connection.call("DBSIZE"))
+        except NotRunning:
+            return
+        except OpsError as error:
             raise OpsError(
                 f"Redis at {self.server.place} has users of its own ({error}): give the "
                 f"application one and set REDIS_USER and REDIS_PASSWORD in {PATH}"
@@ -295,10 +307,9 @@ class LocalRedis(Step):
 
     def _load_users(self) -> bool:
         """Whether a running Redis took the users' file without a restart."""
-        login = ("operator", REDIS_OPERATOR.read_text().strip())
         try:
-            redis.ask(self.server.host, self.server.port, ["ACL", "LOAD"], login=login)
-        except (OSError, redis.Refused):
+            as_operator(self.server, "ACL", "LOAD")
+        except OpsError:
             return False
         return not redis_fault(self.server)
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.ops import shell
-from deploy.ops.host import DATA, ETC, HOME, LOGS, MANAGER, REDIS_OPERATOR, USER
-from deploy.ops.installing import redis
+from deploy.ops.host import DATA, ETC, HOME, LOGS, MANAGER, USER
 from deploy.ops.installing.programs import UNITS, WRAPPER
 from deploy.ops.installing.servers import (
     INCLUDE,
@@ -15,6 +14,7 @@ from deploy.ops.installing.servers import (
     REDIS_USERS,
     Cluster,
     LocalPostgres,
+    as_operator,
 )
 from deploy.ops.installing.settings import PATH, Server, Settings
 from deploy.ops.installing.steps import File, Step
@@ -109,8 +109,7 @@ class RedisReset(Step):
         return not REDIS_OURS.exists()
 
     def do(self) -> None:
-        login = ("operator", REDIS_OPERATOR.read_text().strip())
-        redis.ask(self.server.host, self.server.port, ["FLUSHALL"], login=login)
+        as_operator(self.server, "FLUSHALL")
         text = REDIS_CONF.read_text(encoding="utf-8").replace(INCLUDE, "")
         File(REDIS_CONF, text, 0o640, "redis", "redis").do()
         for path in (REDIS_OURS, REDIS_USERS):

@@ -10,7 +10,7 @@ from django.conf import settings
 
 from deploy.ops.deployment import PROGRAMS, PROJECT
 from deploy.ops.errors import OpsError
-from deploy.ops.installing import programs, redis, servers
+from deploy.ops.installing import programs, servers
 from deploy.ops.installing.servers import LocalRedis, redis_fault
 from deploy.ops.installing.settings import Planned, Server, Settings
 from deploy.ops.installing.steps import File, Step, carry_out
@@ -106,20 +106,12 @@ def server(**other: object) -> Server:
     return Server(**(values | other))  # type: ignore[arg-type]
 
 
-def test_redis_is_asked_without_a_client_library() -> None:
-    one = server()
-    login = (one.user, one.password)
-    commands = (["SET", "test", "säge", "EX", "9"], ["GET", "test"], ["GET", "x"], ["DEL", "test"])
-    assert redis.ask(one.host, one.port, *commands, login=login) == ["OK", "säge", None, 1]
-    assert redis.ask(one.host, one.port, ["MGET", "x", "y"], login=login) == [[None, None]]
-
-
 def test_what_redis_refuses_is_said_with_the_variables_to_mend() -> None:
     assert redis_fault(server()) == ""
     refused = redis_fault(server(password="wrong"))
     assert "(REDIS_HOST, REDIS_PORT in /etc/flash-promos/env)" in refused
-    assert "(REDIS_USER, REDIS_PASSWORD): WRONGPASS" in refused
-    assert "does not answer" in redis_fault(server(port=1))
+    assert "(REDIS_USER, REDIS_PASSWORD): Redis answers: WRONGPASS" in refused
+    assert "no Redis answers at" in redis_fault(server(port=1))
 
 
 def test_debian_12s_redis_gets_the_rules_that_it_knows(

@@ -39,9 +39,13 @@ def test_what_keeps_something_stays_on_the_data_s_node() -> None:
     assert "placement" not in service_of({})["deploy"]
 
 
-def test_shared_memory_is_a_mount() -> None:
-    mount = {"type": "tmpfs", "target": "/dev/shm", "tmpfs": {"size": 1024}}  # noqa: S108
-    assert service_of({"shm_size": "1024"})["volumes"] == [mount]
+def test_folders_in_memory_are_mounts_and_bind_nobody_to_a_node() -> None:
+    made = service_of({"shm_size": "1024", "tmpfs": ["/var/run/postgresql:mode=1777"]})
+    assert made["volumes"] == [
+        {"type": "tmpfs", "target": "/var/run/postgresql"},
+        {"type": "tmpfs", "target": "/dev/shm", "tmpfs": {"size": 1024}},  # noqa: S108
+    ]
+    assert "placement" not in made["deploy"]
 
 
 def test_names_are_those_of_the_stack() -> None:
