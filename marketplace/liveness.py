@@ -30,13 +30,14 @@ def touch(**kwargs: Any) -> None:
 
 @contextmanager
 def shown() -> Iterator[None]:
-    """Signs of life every two seconds, while this thread waits for what has its own time-outs."""
+    """Signs of life, now and every two seconds, while this thread does what has a time-out."""
     done = threading.Event()
 
     def show() -> None:
         while not done.wait(2):
             touch()
 
+    touch()
     thread = threading.Thread(target=show, name="liveness", daemon=True)
     thread.start()
     try:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,20 @@ def test_a_worker_shows_that_it_lives(broker, log, tmp_path):
         wait_until(alive.exists, what="the worker touches its file")
         alive.unlink()
         wait_until(alive.exists, what="the worker touches it again, idle")
+
+
+def test_a_worker_without_its_broker_shows_that_it_lives(log, tmp_path):
+    """Whether nobody listens there, or somebody who never answers."""
+    alive = tmp_path / "alive"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for port in (free_port(), silent.getsockname()[1]):
+            alive.unlink(missing_ok=True)
+            variables = {"REDIS_PORT": str(port), "LIVENESS_FILE": str(alive)}
+            with celery("worker", "--concurrency=1", log=log, **variables) as worker:
+                for _ in range(2):
+                    wait_until(alive.exists, seconds=60, what="the worker touches its file")
+                    alive.unlink()
+                worker.kill()
 
 
 def test_a_worker_killed_while_it_publishes_loses_nothing(

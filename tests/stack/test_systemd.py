@@ -226,7 +226,7 @@ def _all_run(host: Host) -> Iterator[None]:
 
 
 def test_the_units_are_in_order_and_may_do_little(host: Host) -> None:
-    code, said = host.try_run("systemd-analyze", "verify", *ALL)
+    code, said = host.try_run("systemd-analyze", "verify", "--recursive-errors=no", *ALL)
     assert (code, [line for line in said.splitlines() if "marketplace" in line]) == (0, [])
     host.write(f"{UNIT_FILES}/marketplace-supervisor.service", SUPERVISOR.read_text())
     host.run("systemctl", "daemon-reload")
