@@ -20,8 +20,12 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def require(deployment: Deployment) -> None:
-    """An OpsError that says what is wrong right now."""
+    """An OpsError that says what is wrong; what starts right now may do so first."""
+    deadline = time.monotonic() + patience()
     found = _programs(deployment)
+    while any(each.state == State.STARTING for each in found) and time.monotonic() < deadline:
+        time.sleep(1)
+        found = _programs(deployment)
     if not any(service.state == State.RUNNING for service in found):
         raise NotRunning(f"nothing runs: {deployment.describe()}")
     if problem := _problem(deployment, found):

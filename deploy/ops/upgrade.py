@@ -43,7 +43,6 @@ def main() -> int | None:
     cli.say(deployment.describe())
     with cli.step("Checking that it is healthy"):
         changing.check()
-        health.patience()
         health.require(deployment)
     release = changing.make(arguments.release)
     before = changing.running()
