@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -251,12 +252,16 @@ def test_the_newest_stay_and_nothing_else_is_touched(one: Quickstart, tmp_path: 
 
 
 def test_a_killed_one_is_none_and_the_next_clears_it_away(one: Quickstart, tmp_path: Path) -> None:
+    def begun(folder: Path, before: set[Path]) -> bool:
+        return bool(set(folder.glob(".unfinished-*")) - before)
+
     for number in (signal.SIGKILL, signal.SIGTERM):
+        before = set(tmp_path.iterdir())
         with database(one) as cursor:
             # It waits for these rows.
             cursor.execute("BEGIN; LOCK TABLE promotions_store")
             process = start(one, "backup", "--to", str(tmp_path))
-            wait_until(lambda: list(tmp_path.glob(".unfinished-*/*")), what="it has begun")
+            wait_until(partial(begun, tmp_path, before), what="it has begun")
             refused(one.ops("backup", "--to", str(tmp_path)), "another backup, restore or rotation")
             process.send_signal(number)
             process.communicate(timeout=60)

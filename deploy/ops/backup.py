@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="list|verify",
         help="show the backups; read and check all of them, or the one that is named",
     )
-    made.add_argument("name", nargs="?", help="the backup to verify (all)")
+    made.add_argument("name", nargs="?", help="the backup to verify, or `latest` (all)")
     made.add_argument("--to", type=Path, metavar="DIR", help="the folder of the backups")
     made.add_argument("--keep", type=_positive, metavar="N", default=14, help="how many stay (14)")
     made.add_argument("--s3", metavar="URL", help="a copy below s3://BUCKET/PREFIX, as many of it")
@@ -131,7 +131,11 @@ def facts(backup: Backup) -> dict[str, Any]:
 
 
 def verify(deployment: Deployment, folder: Path, name: str | None) -> None:
-    found = [backup for backup in backups.complete(folder) if name in (None, backup.name)]
+    found = backups.complete(folder)
+    if name == "latest":
+        found = found[-1:]
+    elif name:
+        found = [backup for backup in found if backup.name == name]
     if not found:
         raise OpsError(f"there is no backup {name or ''} in {folder}".replace("  ", " "))
     bad = 0

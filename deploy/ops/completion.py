@@ -22,7 +22,7 @@ install, for bash in ~/.bashrc and for zsh in ~/.zshrc after compinit:
 VALUES = {
     "SERVICE": (*PROGRAMS, "proxy", "postgres", "redis", "localstack", "aws"),
     "WORKER": ("worker",),
-    "QUEUE": ("high_priority", "default", "low_priority"),
+    **dict.fromkeys(("QUEUE", "FROM", "TO"), ("high_priority", "default", "low_priority")),
 }
 #: What a script becomes a command of ours by.
 _OPS = re.compile(r'^ops (\w+) "\$@"$', re.MULTILINE)

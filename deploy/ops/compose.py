@@ -186,8 +186,9 @@ class Compose(Deployment):
             input=f"{verifier}\n",
         )
 
-    def redis(self) -> ComposeRedis:
-        return ComposeRedis(self)
+    def redis(self) -> ComposeRedis | None:
+        """With Sentinel there are several, and who is the master changes."""
+        return None if "compose/sentinel.yml" in self.files else ComposeRedis(self)
 
     def log_command(
         self, service: Service, *, lines: int | None, follow: bool, since: datetime | None = None
@@ -235,10 +236,11 @@ class Compose(Deployment):
     def scale_workers(self, count: int) -> None:
         if not self.containers():
             raise NotRunning(self.MISSING)
+        scale = ("--scale", f"worker={count}")
+        # Not --no-deps: the next `up` would take such a worker for a changed one.
+        self.compose("up", "--detach", "--wait", "--no-build", "--no-recreate", *scale, "worker")
         if self.settings_file.path.exists():
             self.settings_file.write(WORKER_REPLICAS=str(count))
-        scale = ("--scale", f"worker={count}")
-        self.compose("up", "--detach", "--wait", "--no-deps", "--no-recreate", *scale, "worker")
 
 
 def _labels(text: str) -> list[str]:

@@ -128,6 +128,9 @@ class Examined:
     def command(self, action: str, name: str) -> str:
         """That starts or restarts a service, as one types it on this deployment."""
         deployment = self.deployment
+        if name == "worker" and action == "start" and deployment.way != "embedded":
+            # Where there were several, there are again.
+            return f"scripts/scale worker {max(1, len(self.instances(name)))}"
         if isinstance(deployment, Compose):
             verb = "up --detach --wait" if action == "start" else "restart"
             return f"{self.compose} {verb} {name}"
