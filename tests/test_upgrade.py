@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import redis
 
 from deploy.embedded.api import Api
-from deploy.embedded.environment import PORTS
+from deploy.embedded.environment import PORTS, parse
 from deploy.embedded.servers import free_port
 
 pytestmark = pytest.mark.xdist_group("upgrade")
@@ -65,6 +66,16 @@ class Clone:
     def head(self) -> str:
         return self.git("rev-parse", "--short", "HEAD")
 
+    def allowed(self, command: str) -> bool:
+        """Whether the application may give this command to the Redis that runs."""
+        file = self.data / "env"
+        password = parse(file.read_text(), file)["OPERATOR_PASSWORD"]
+        port = self.ports["EMBEDDED_REDIS_PORT"]
+        with redis.Redis(port=port, username="operator", password=password) as client:
+            rules = client.acl_getuser("marketplace")
+        assert rules is not None
+        return f"+{command}" in rules["commands"]
+
     def says(self) -> str:
         """What /healthz answers, which tells the releases of this test apart."""
         api = Api(f"http://127.0.0.1:{self.ports['HOST_PORT_WEB']}")
@@ -97,9 +108,11 @@ def test_a_release_takes_over_goes_back_when_it_is_broken_and_on_demand(clone: C
     done = clone.rollback()
     assert (done.returncode, "scripts/upgrade has put none here" in done.stderr) == (1, True)
 
+    clone.edit("compose/redis/application.rules", "+ping", "+ping +geoadd")
     new = clone.commit(HEALTH, '{"status": "ok"}', '{"status": "new"}')
     done = clone.upgrade()
     assert done.returncode == 0, done.stderr
+    assert clone.allowed("geoadd"), "the running Redis does not take the release's commands"
     assert f"{new} runs; back to {first}: scripts/rollback" in done.stdout
     assert clone.says() == "new"
     assert f"{new} runs already" in clone.upgrade().stdout

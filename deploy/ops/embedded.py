@@ -161,7 +161,7 @@ class Valkey:
     def enter(self) -> list[str]:
         return []
 
-    def keep_passwords(self, redis: Redis) -> None:
+    def keep_users(self, redis: Redis) -> None:
         """It takes them from the environment file at each start."""
 
     def check(self, file: Path) -> None:

@@ -155,7 +155,7 @@ class DistributionRedis:
     def check(self, file: Path) -> None:
         shell.run(["redis-check-rdb", str(file)])
 
-    def keep_passwords(self, redis: Redis) -> None:
+    def keep_users(self, redis: Redis) -> None:
         redis.call("ACL", "SAVE")
 
     def enter(self) -> list[str]:

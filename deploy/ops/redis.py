@@ -49,6 +49,12 @@ class Redis(ABC):
         self.call("ACL", "SETUSER", user, "resetpass", *(f"#{hash}" for hash in hashes))
         self.keep_passwords(hashes)
 
+    def allow(self, user: str, rules: str) -> None:
+        """What these rules (compose/redis/application.rules) allow, beside what the user may
+        already; what they take away goes at the server's next start."""
+        words = " ".join(line.partition("#")[0] for line in rules.splitlines()).split()
+        self.call("ACL", "SETUSER", user, *(word for word in words if word.startswith("+")))
+
     @abstractmethod
     def keep_passwords(self, hashes: Sequence[str]) -> None:
         """See to it that they outlive the server's next start."""
@@ -133,7 +139,7 @@ class Server(Protocol):
     def check(self, file: Path) -> None:
         """Of a snapshot, by the server's own checker."""
 
-    def keep_passwords(self, redis: Redis) -> None:
+    def keep_users(self, redis: Redis) -> None:
         """As they are now, for its next start."""
 
     def enter(self) -> list[str]:
@@ -158,8 +164,12 @@ class NetworkRedis(Redis):
         super().check(file)
         self.server.check(file)
 
+    def allow(self, user: str, rules: str) -> None:
+        super().allow(user, rules)
+        self.server.keep_users(self)
+
     def keep_passwords(self, hashes: Sequence[str]) -> None:
-        self.server.keep_passwords(self)
+        self.server.keep_users(self)
 
     def replace(self, file: Path) -> None:
         folder = self.call("CONFIG", "GET", "dir").splitlines()[1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deploy.ops import cli, health
-from deploy.ops.deployment import Deployment
+from deploy.ops.deployment import PROJECT, Deployment
 from deploy.ops.errors import OpsError
 
 #: Releases that can be gone back to, the one that runs among them.
@@ -91,6 +91,10 @@ class Rollout(ABC):
         """Migrate, and restart what runs another one, without an interruption where it can be.
         Run again it goes on where it ended."""
 
+    def source(self, release: str) -> Path:
+        """The folder that has its files."""
+        return PROJECT
+
     def forget(self, releases: list[str]) -> None:  # noqa: B027  where nothing piles up
         """Remove those that nobody goes back to any more."""
 
@@ -128,6 +132,7 @@ def go(rollout: Rollout, release: str, *, before: str, watch: float) -> None:
     seconds."""
     try:
         cli.say(f"{before} -> {release}")
+        _allow(rollout, release)
         rollout.put(release)
         with cli.step("Seeing that it stays healthy"):
             health.settle(rollout.deployment, seconds=watch)
@@ -136,6 +141,15 @@ def go(rollout: Rollout, release: str, *, before: str, watch: float) -> None:
         cli.warn(f"{release} did not take over, going back to {before}: {reason}")
         _go_back(rollout, before, reason, watch)
     rollout.forget(rollout.history.went_to(release, before=before))
+
+
+def _allow(rollout: Rollout, release: str) -> None:
+    """The Redis that runs takes the commands that the release gives, before it gives them."""
+    rules = rollout.source(release) / "compose" / "redis" / "application.rules"
+    settings = rollout.deployment.settings_file
+    user = (settings.read() if settings.path.exists() else {}).get("REDIS_USER") or "marketplace"
+    if redis := rollout.deployment.redis():
+        redis.allow(user, rules.read_text(encoding="utf-8"))
 
 
 def _go_back(rollout: Rollout, before: str, reason: str, watch: float) -> None:

@@ -87,6 +87,9 @@ class HostRollout(Rollout):
         else:
             self.deployment.control("restart", service.instance)
 
+    def source(self, release: str) -> Path:
+        return self.releases.get(release).path
+
     def forget(self, releases: list[str]) -> None:
         self.releases.prune(KEPT)
 
