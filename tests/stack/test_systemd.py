@@ -196,6 +196,10 @@ def bare_host(stack: Stack) -> Iterator[Host]:
             if file.is_file():
                 host.write(f"{UNIT_FILES}/{file.relative_to(units)}", file.read_text())
         host.write(f"{UNIT_FILES}/marketplace-web.socket.d/listen.conf", LISTEN)
+        # The image goes without it.
+        worker = "/opt/flash-promos/current/deploy/systemd/worker"
+        host.write(worker, (units / "worker").read_text())
+        host.run("chmod", "755", worker)
         host.run("systemctl", "daemon-reload")
         host.run("systemctl", "enable", "--quiet", *ALL)
         yield host
