@@ -8,6 +8,8 @@ import fcntl
 import json
 import logging
 import os
+import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -107,6 +109,7 @@ class SharedFileHandler(WatchedFileHandler):
     def __init__(self, path: str, max_bytes: int = MAX_BYTES, backups: int = BACKUPS) -> None:
         super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
         self.max_bytes, self.backups = max_bytes, backups
+        self._silent_until = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -115,6 +118,14 @@ class SharedFileHandler(WatchedFileHandler):
             super().emit(record)
         except OSError:
             self.handleError(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """A line a minute, past the log: a traceback for each record would be most of what is
+        left to read, and in a worker whose prints are logged, cause the next."""
+        now, error = time.monotonic(), sys.exc_info()[1]
+        if now >= self._silent_until and sys.__stderr__:
+            self._silent_until = now + 60
+            print(f"{self.baseFilename} cannot be written: {error}", file=sys.__stderr__)
 
     def _size(self) -> int:
         try:

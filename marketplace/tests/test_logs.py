@@ -167,10 +167,19 @@ def test_a_file_that_somebody_else_moved_is_begun_anew(tmp_path):
     assert (path.read_text(), (tmp_path / "moved").read_text()) == ("two\n", "one\n")
 
 
-def test_a_folder_that_is_gone_stops_nobody(tmp_path, capsys):
-    handler = SharedFileHandler(str(tmp_path / "gone" / "a.log"))
-    emit(handler, "one")
-    assert "No such file or directory" in capsys.readouterr().err
+def test_a_folder_that_is_gone_stops_nobody_and_is_said_once(tmp_path):
+    script = """
+import logging, sys
+from marketplace.logs import SharedFileHandler
+logging.getLogger().addHandler(SharedFileHandler(sys.argv[1]))
+for number in range(100):
+    logging.getLogger().warning("line %s", number)
+"""
+    file = str(tmp_path / "gone" / "a.log")
+    done = subprocess.run([sys.executable, "-c", script, file], capture_output=True, text=True)
+    assert done.returncode == 0
+    (said,) = done.stderr.splitlines()
+    assert said.startswith(f"{file} cannot be written: ")
 
 
 # --- All of it -----------------------------------------------------------------------------------
