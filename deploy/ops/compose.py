@@ -149,7 +149,9 @@ class Compose(Deployment):
         used = {}
         for line in done.stdout.splitlines():
             container, amount, *_ = line.split()
-            used[container[:12]] = _octets(amount)
+            # Of one that ends just now there is nothing to tell.
+            if amount != "--":
+                used[container[:12]] = _octets(amount)
         return used
 
     # --- Commands inside ---
