@@ -36,7 +36,7 @@ BY_DEBIAN = """\
 on this host Debian runs PostgreSQL and takes its data to another major version:
   apt install postgresql-NEW
   scripts/backup
-  systemctl stop marketplace.target            (supervisor: supervisorctl stop all)
+  systemctl stop 'marketplace-*'               (supervisor: supervisorctl stop all)
   pg_dropcluster --stop NEW main               (the empty one that apt made)
   pg_upgradecluster OLD main
   systemctl start marketplace.target
