@@ -158,12 +158,7 @@ class Compose(Deployment):
         done = shell.try_run(
             ["docker", "stats", "--no-stream", "--format", "{{.ID}} {{.MemUsage}}"], timeout=30
         )
-        used = {}
-        for line in done.stdout.splitlines():
-            # Of one that ends just now there is nothing to tell: `-- / --`, and not even its id.
-            if found := USED.match(line):
-                used[found["id"]] = int(float(found["amount"]) * UNITS[found["unit"]])
-        return used
+        return used_memory(done.stdout)
 
     # --- Commands inside ---
 
@@ -254,6 +249,13 @@ class Compose(Deployment):
         self.compose("up", "--detach", "--wait", "--no-build", "--no-recreate", *scale, "worker")
         if self.settings_file.path.exists():
             self.settings_file.write(WORKER_REPLICAS=str(count))
+
+
+def used_memory(stats: str) -> dict[str, int]:
+    """Bytes, by the first half of each container's id. Of one that ends just now `docker stats` has
+    nothing to tell: `-- / --`, and not even its id."""
+    found = (USED.match(line) for line in stats.splitlines())
+    return {one["id"]: int(float(one["amount"]) * UNITS[one["unit"]]) for one in found if one}
 
 
 def _labels(text: str) -> list[str]:
