@@ -148,9 +148,10 @@ class Compose(Deployment):
         )
         used = {}
         for line in done.stdout.splitlines():
-            container, amount, *_ = line.split()
-            # Of one that ends just now there is nothing to tell.
-            if amount != "--":
+            # The id may be empty, too.
+            container, amount, *_ = line.split(" ")
+            # Of one that ends just now there is nothing to tell; 0 is what the engine does not know.
+            if amount not in ("--", "0B"):
                 used[container[:12]] = _octets(amount)
         return used
 
