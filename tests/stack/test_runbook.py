@@ -11,6 +11,17 @@ import pytest
 from tests.stack.stack import Stack, copy_project, run, wait_until
 
 SERVICES = {"web", "worker", "beat", "flower", "postgres", "redis", "localstack"}
+#: For Django's shell: a task that failed for good.
+DEAD_LETTER = """
+from django.utils import timezone
+from task_manager.models import DeadLetter
+
+name = "task_manager.tasks.check_queues"
+DeadLetter.objects.create(
+    task_id="dead", task_name=name, celery_name=name, created_at=timezone.now()
+)
+print("made")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +88,18 @@ def test_logs_of_a_task_are_found_in_every_container(stack: Stack) -> None:
     shown = ops(stack, "logs", "--lines", "5").stdout
     named = {line.partition("|")[0].strip() for line in shown.splitlines()}
     assert {f"{stack.name}-{name}-1" for name in ("web", "worker", "beat", "postgres")} <= named
+
+
+def test_a_task_and_a_dead_letter_by_hand(stack: Stack) -> None:
+    ran = ops(stack, "run-task", "task_manager.tasks.check_queues", "--wait", "60")
+    assert ran.returncode == 0, ran.stderr
+    made = ops(stack, "app", "python", "manage.py", "shell", "-v", "0", "-c", DEAD_LETTER)
+    assert (made.returncode, made.stdout) == (0, "made\n"), made.stderr
+    (letter,) = json.loads(ops(stack, "dead-letters", "list", "--json").stdout)
+    assert letter["task_id"] == "dead"
+    again = ops(stack, "dead-letters", "requeue", "dead")
+    assert again.stdout.startswith("dead requeued as "), again.stderr
+    assert ops(stack, "dead-letters", "list").stdout == ""
 
 
 def test_scaled_workers_stay_after_the_next_up(stack: Stack) -> None:
