@@ -428,7 +428,7 @@ def _is_older(item: dict[str, Any]) -> bool:
 
 def _pins(text: str) -> dict[str, str]:
     """The packages that every Python gets, by their names as they are compared."""
-    found = re.findall(r"^([A-Za-z0-9_.-]+)(?:\[.*?\])?==([^\s;\\]+)(?!\s*;)", text, re.MULTILINE)
+    found = re.findall(r"^([A-Za-z0-9_.-]+)(?:\[.*?\])?==([^\s;\\]++)(?!\s*;)", text, re.MULTILINE)
     return {re.sub(r"[-_.]+", "-", name.lower()): version for name, version in found}
 
 
