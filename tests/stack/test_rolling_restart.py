@@ -51,6 +51,8 @@ def test_a_new_image_takes_over_without_a_failed_request_or_a_lost_task(
 ) -> None:
     image = stack.build("new", {"marketplace/health.py": ('{"status": "ok"}', '{"status": "new"}')})
     before = stack.ids()
+    # One that does not run, as scripts/drain leaves it.
+    stack.compose("up", "--no-start", "--no-recreate", "--scale", "worker=2")
     with stack.followed("worker") as log:
         # Tasks come all the while, so that the old worker and the new one have some.
         with visitors:
