@@ -150,7 +150,7 @@ class Compose(Deployment):
         for line in done.stdout.splitlines():
             # The id may be empty, too.
             container, amount, *_ = line.split(" ")
-            # Of one that ends just now there is nothing to tell; 0 is what the engine does not know.
+            # Of one that ends just now there is nothing to tell; 0 is not known.
             if amount not in ("--", "0B"):
                 used[container[:12]] = _octets(amount)
         return used
