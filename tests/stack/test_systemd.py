@@ -22,8 +22,9 @@ UNITS = (
     "marketplace-flower.service",
 )
 ALL = ("marketplace.target", "marketplace-web.socket", *UNITS)
+SUPERVISOR = "marketplace-supervisor.service"
 #: Services beside the target's.
-OTHERS = ("marketplace-supervisor.service", "marketplace.backup.service")
+OTHERS = (SUPERVISOR, "marketplace.backup.service")
 #: What `systemd-analyze security` may find at most, of 10.
 EXPOSURE = 2.5
 UNIT_FILES = "/etc/systemd/system"
@@ -192,7 +193,8 @@ def bare_host(stack: Stack) -> Iterator[Host]:
         for folder in ("deploy", "scripts"):
             host.copy(stack.folder / folder, f"{CURRENT}/")
         host.copy(f"{stack.folder}/deploy/systemd/.", f"{UNIT_FILES}/")
-        host.copy(stack.folder / "deploy" / "supervisor" / OTHERS[0], f"{UNIT_FILES}/")
+        for name in (SUPERVISOR, f"{SUPERVISOR}.d"):
+            host.copy(stack.folder / "deploy" / "supervisor" / name, f"{UNIT_FILES}/")
         host.write(f"{UNIT_FILES}/marketplace-web.socket.d/listen.conf", LISTEN)
         host.write(f"{UNIT_FILES}/marketplace-.service.d/patience.conf", PATIENCE)
         host.run("systemctl", "daemon-reload")
