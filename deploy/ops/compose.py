@@ -253,9 +253,10 @@ class Compose(Deployment):
 
 def used_memory(stats: str) -> dict[str, int]:
     """Bytes, by the first half of each container's id. Of one that ends just now `docker stats` has
-    nothing to tell: `-- / --`, and not even its id."""
+    nothing to tell: `-- / --`, and not even its id; 0 is what the engine does not know."""
     found = (USED.match(line) for line in stats.splitlines())
-    return {one["id"]: int(float(one["amount"]) * UNITS[one["unit"]]) for one in found if one}
+    used = {one["id"]: int(float(one["amount"]) * UNITS[one["unit"]]) for one in found if one}
+    return {container: octets for container, octets in used.items() if octets}
 
 
 def _labels(text: str) -> list[str]:

@@ -121,6 +121,10 @@ def _deploy(made: dict[str, Any]) -> dict[str, Any]:
         "restart_policy": {"condition": "on-failure" if once else "any", "delay": "2s"},
         "resources": {"limits": {key: value for key, value in limits.items() if value}},
     }
+    if not once:
+        # A name is its tasks' own addresses: the virtual one forgets connections that say nothing
+        # for 15 minutes, such as those to PostgreSQL, and needs IPVS in the kernel.
+        deploy["endpoint_mode"] = "dnsrr"
     if made.get("volumes"):
         deploy["placement"] = {"constraints": [DATA_NODE]}
     return deploy

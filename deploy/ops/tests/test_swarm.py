@@ -23,6 +23,7 @@ def test_what_swarm_calls_otherwise_is_said_in_its_words() -> None:
             "replicas": 2,
             "restart_policy": {"condition": "any", "delay": "2s"},
             "resources": {"limits": {"memory": "1024", "pids": 512}},
+            "endpoint_mode": "dnsrr",
         },
     }
 
