@@ -253,8 +253,9 @@ class Change:
 
     def _open(self) -> None:
         with cli.step("Opening the site"):
-            # Made anew when .env is another one.
-            up = ("up", "--detach", "--wait", "--no-deps", "--scale", f"worker={self.workers}")
+            # Made anew when .env is another one. Not --no-deps: the next `up` would take them for
+            # changed ones.
+            up = ("up", "--detach", "--wait", "--scale", f"worker={self.workers}")
             self.deployment.compose(*up, *PROGRAMS)
             health.settle(self.deployment)
 
