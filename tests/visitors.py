@@ -40,6 +40,9 @@ class Visitors(AbstractContextManager["Visitors"]):
     failures: list[str] = field(default_factory=list)
     #: The names of the templates that the writers were told are made.
     made: list[str] = field(default_factory=list)
+    #: Seconds that each rests after an answer. Without a proxy in between, which stays, none: a
+    #: server that ends closes the connections of those who rest.
+    rest: float = 0
     #: The name of a template whose task one of them runs every few seconds, if any.
     template: str = ""
     #: The ids of those tasks.
@@ -112,6 +115,7 @@ class Visitors(AbstractContextManager["Visitors"]):
             except (OSError, HTTPException) as error:
                 self.failures.append(f"{method}, keep={keep}: {error!r}")
                 http.close()
+            self._leaving.wait(self.rest)
         http.close()
 
     def _make(self, http: HTTPConnection, name: str, *, keep: bool) -> None:

@@ -17,10 +17,11 @@ from deploy.embedded import ports
 from deploy.embedded.environment import PORTS, SECRETS
 from deploy.ops import cli, shell
 from deploy.ops.compose import LABEL, Compose
-from deploy.ops.deployment import PROJECT, State
+from deploy.ops.deployment import PROJECT, Service, State
 from deploy.ops.embedded import Embedded
 from deploy.ops.errors import OpsError
 from deploy.ops.examined import Examined, Finding, error, ok, warning
+from deploy.ops.host import children, started_at
 from deploy.ops.probe import code
 
 Findings = Iterator[Finding]
@@ -177,8 +178,15 @@ def _outdated(examined: Examined) -> Iterator[str]:
     file = deployment.settings_file.path
     changed = datetime.fromtimestamp(file.stat().st_mtime, UTC) if file.exists() else None
     for one in examined.services:
-        if changed and one.started_at and one.started_at < changed.replace(microsecond=0):
+        read = _read_settings_at(one)
+        if changed and read and read < changed.replace(microsecond=0):
             yield one.instance
+
+
+def _read_settings_at(service: Service) -> datetime | None:
+    """A web that was told to reload them stays, and has new processes."""
+    pids = children(service.pid or 0) if service.name == "web" else ()
+    return min(filter(None, map(started_at, pids)), default=service.started_at)
 
 
 def _has_other_variables(item: dict[str, Any], deployment: Compose) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,6 +17,10 @@ from deploy.ops.settings_file import SettingsFile
 
 LABEL = "com.docker.compose"
 PRODUCTION = "docker-compose.yml:docker-compose.prod.yml"
+
+#: A line of `docker stats`, in a form of our own.
+USED = re.compile(r"(?P<id>[0-9a-f]{12})\S* (?P<amount>[0-9.]+)(?P<unit>[kKMG]?i?B) ")
+UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 class Compose(Deployment):
@@ -132,7 +137,14 @@ class Compose(Deployment):
         return sorted(found, key=lambda item: item["Name"])
 
     def services(self) -> list[Service]:
-        memory = self._memory()
+        return self._services(self._memory())
+
+    def running(self, name: str) -> list[Service]:
+        # The memory takes Docker seconds to find out.
+        services = self._services({})
+        return [service for service in services if service.name == name and service.is_running]
+
+    def _services(self, memory: dict[str, int]) -> list[Service]:
         found = [
             _service(item, memory.get(item["Id"][:12]))
             for item in self.containers()
@@ -146,14 +158,7 @@ class Compose(Deployment):
         done = shell.try_run(
             ["docker", "stats", "--no-stream", "--format", "{{.ID}} {{.MemUsage}}"], timeout=30
         )
-        used = {}
-        for line in done.stdout.splitlines():
-            # The id may be empty, too.
-            container, amount, *_ = line.split(" ")
-            # Of one that ends just now there is nothing to tell; 0 is not known.
-            if amount not in ("--", "0B"):
-                used[container[:12]] = _octets(amount)
-        return used
+        return used_memory(done.stdout)
 
     # --- Commands inside ---
 
@@ -246,6 +251,14 @@ class Compose(Deployment):
             self.settings_file.write(WORKER_REPLICAS=str(count))
 
 
+def used_memory(stats: str) -> dict[str, int]:
+    """Bytes, by the first half of each container's id. Of one that ends just now `docker stats` has
+    nothing to tell: `-- / --`, and not even its id; 0 is what the engine does not know."""
+    found = (USED.match(line) for line in stats.splitlines())
+    used = {one["id"]: int(float(one["amount"]) * UNITS[one["unit"]]) for one in found if one}
+    return {container: octets for container, octets in used.items() if octets}
+
+
 def _labels(text: str) -> list[str]:
     """`docker ps` joins labels by commas, which a list of files also has."""
     pairs: list[str] = []
@@ -284,17 +297,3 @@ def _state(state: dict[str, Any]) -> State:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text[:19]).replace(tzinfo=UTC)
-
-
-def _octets(text: str) -> int:
-    units = {
-        "B": 1,
-        "KiB": 2**10,
-        "MiB": 2**20,
-        "GiB": 2**30,
-        "kB": 10**3,
-        "MB": 10**6,
-        "GB": 10**9,
-    }
-    unit = text.lstrip("0123456789.")
-    return int(float(text.removesuffix(unit)) * units[unit])

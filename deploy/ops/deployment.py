@@ -48,6 +48,10 @@ class Service:
     host: str = ""
     pid: int | None = None
 
+    @property
+    def is_running(self) -> bool:
+        return self.state not in (State.STOPPED, State.FAILED)
+
 
 class Deployment(ABC):
     #: compose, systemd, supervisor or embedded.
@@ -81,9 +85,7 @@ class Deployment(ABC):
 
     def running(self, name: str) -> list[Service]:
         return [
-            service
-            for service in self.services()
-            if service.name == name and service.state not in (State.STOPPED, State.FAILED)
+            service for service in self.services() if service.name == name and service.is_running
         ]
 
     # --- Commands inside it ---

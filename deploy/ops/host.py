@@ -428,6 +428,16 @@ def release_of(pid: int) -> str:
     return folder.name if folder.parent == HOME / "releases" else ""
 
 
+def started_at(pid: int) -> datetime | None:
+    """None when there is no such process."""
+    try:
+        ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return None
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return datetime.fromtimestamp(time.time() - age, UTC)
+
+
 def memory_of(pid: int) -> int | None:
     """Bytes of this process and its children; shared pages count once for each."""
     total, seen, pids = 0, set(), [pid]

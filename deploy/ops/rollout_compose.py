@@ -49,14 +49,14 @@ class ComposeRollout(Rollout):
 
     def running(self) -> str:
         """Its tag; one whose tag went to another image since gets one of its own."""
-        found = self._containers("web")
-        if not found:
+        if not self._containers("web"):
             raise NotRunning("there is no web to go on from: docker compose up --detach --wait")
-        web = found[0]
-        image, used = str(web["Image"]), str(web["Config"]["Image"])
+        # The one that `put` comes to last: what was cut off did not come to it.
+        last = next(found[0] for name in reversed(PROGRAMS) if (found := self._containers(name)))
+        image, used = str(last["Image"]), str(last["Config"]["Image"])
         if ":" in used.rpartition("/")[2] and _id_of(used) == image:
             return used
-        version = web["Config"]["Labels"].get(VERSION) or "before"
+        version = last["Config"]["Labels"].get(VERSION) or "before"
         kept = f"{self._repository}:{version}-{image.removeprefix('sha256:')[:8]}"
         shell.run(["docker", "tag", image, kept])
         return kept

@@ -1,11 +1,15 @@
 """The stack tests need a Docker engine and the base images; nothing else of this machine."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.stack.stack import run
+from tests.stack.stack import Stack, production, run
+from tests.visitors import Visitors
+
+#: A task takes some seconds, so that one runs at any moment; beat leaves the workers to visitors.
+BUSY = "SQS_WAIT_SECONDS=6\nPROCESS_NOTIFICATION_QUEUE_SECONDS=60\n"
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,3 +26,24 @@ def docker_engine() -> None:
 def failed(request: pytest.FixtureRequest) -> Callable[[], bool]:
     """Whether a test has failed so far."""
     return lambda: request.session.testsfailed > 0
+
+
+# --- For the modules in which releases come and go; others have a `stack` of their own ---
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, failed: Callable[[], bool]) -> Iterator[Stack]:
+    with production(tmp_path_factory.mktemp("stack"), failed, BUSY) as stack:
+        stack.make_staff()
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def template(stack: Stack) -> str:
+    """Of a task that takes some seconds."""
+    return stack.make_template("promotions.tasks.process_notification_queue")
+
+
+@pytest.fixture
+def visitors(stack: Stack, template: str) -> Visitors:
+    return stack.visitors(template)

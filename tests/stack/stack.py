@@ -7,6 +7,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from deploy.ops.settings_file import SettingsFile
 from tests.visitors import Visitors
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -182,6 +184,18 @@ class Stack:
         inspected = json.loads(run("docker", "inspect", *ids).stdout)
         return {item["Config"]["Labels"]["com.docker.compose.service"]: item for item in inspected}
 
+    def ids(self) -> dict[str, str]:
+        """Each service's container, but for `migrate`, which runs anew."""
+        found = {service: container["Id"] for service, container in self.containers().items()}
+        del found["migrate"]
+        return found
+
+    def assert_settled(self) -> None:
+        """The next `up` agrees with what runs."""
+        before = self.ids()
+        self.compose("up", "--detach", "--wait")
+        assert self.ids() == before
+
     def unconfined(self) -> dict[str, list[str]]:
         """By service, what its container may do that it need not."""
 
@@ -305,9 +319,40 @@ client.force_login(User.objects.get(username="staff"))
 print(*(f"{cookie.key}={cookie.value}" for cookie in client.cookies.values()), sep="; ")
 """).strip()
         port = int(self.ports["HOST_PORT_WEB"])
-        return Visitors(port, self.token, cookie, template=template)
+        # The stack that starts beside them shall have some of the processors.
+        return Visitors(port, self.token, cookie, rest=0.05, template=template)
+
+    @contextmanager
+    def followed(self, service: str) -> Iterator[Callable[[], str]]:
+        """What the service's containers log, also those that come and go meanwhile."""
+        with tempfile.NamedTemporaryFile() as file:
+            command = ("docker", "compose", "logs", "--follow", "--no-color", service)
+            with self.start(*command, stdout=file) as logs:
+                try:
+                    yield Path(file.name).read_text
+                finally:
+                    logs.terminate()
 
     # --- Releases ---
+
+    def build(self, name: str, edits: Edits, files: Mapping[str, str] | None = None) -> str:
+        """An image of the source with some edits, and new files; its name."""
+        image = f"{self.name}:{name}"
+        with self.edited(edits, files):
+            self.compose("build", "--quiet", "migrate", variables={"APP_IMAGE": image})
+        return image
+
+    def ops(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """One of the runbook's commands, as on a host whose .env names the image."""
+        settings = SettingsFile(self.folder / ".env")
+        if "APP_IMAGE" not in settings.read():
+            settings.write(APP_IMAGE=self.variables.get("APP_IMAGE") or self.name)
+        shell = self.shell({})
+        del shell["APP_IMAGE"]
+        done = run(f"scripts/{command}", *arguments, cwd=self.folder, env=shell)
+        # For compose commands of the tests' own.
+        self.variables["APP_IMAGE"] = settings.read()["APP_IMAGE"]
+        return done
 
     @contextmanager
     def edited(self, edits: Edits, files: Mapping[str, str] | None = None) -> Iterator[None]:
@@ -360,6 +405,17 @@ print(result.id, result.state)
         return self.shell_code(
             f"from marketplace.celery import app; print(app.AsyncResult({task[0]!r}).state)"
         ).strip()
+
+
+def assert_ran_once(task_ids: list[str], log: Callable[[], str]) -> None:
+    """By the log of their workers."""
+
+    def ends() -> list[int]:
+        text = log()
+        return [text.count(f"[{id}] succeeded in ") for id in task_ids]
+
+    wait_until(lambda: 0 not in ends(), seconds=30, what="each task has succeeded")
+    assert set(ends()) == {1}
 
 
 #: What stands in production's .env beside the secrets.

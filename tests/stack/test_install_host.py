@@ -53,6 +53,15 @@ class Installed:
         assert code == 1, output
         return output.strip().removeprefix("error: ")
 
+    def command(self, *words: str) -> str:
+        """What `flash-promos …` says, which ends well."""
+        return self.host.run("flash-promos", *words)
+
+    def secrets(self) -> dict[str, str]:
+        text = self.host.run("cat", "/etc/flash-promos/env")
+        names = "POSTGRES_PASSWORD|REDIS_PASSWORD|FLOWER_BASIC_AUTH|DJANGO_SECRET_KEY"
+        return dict(re.findall(rf"(?m)^({names})=(.*)$", text))
+
     def listing(self) -> str:
         return self.host.try_run("sh", "-c", LISTING)[1]
 
@@ -207,6 +216,46 @@ def test_from_nothing_to_a_promo_that_opens_and_is_delivered(installed: Installe
     assert mode == "root:flash-promos 640\n"
     assert installed.host.run("cat", "/etc/flash-promos/manager") == f"{installed.manager}\n"
     assert "install-host" in installed.host.run("flash-promos", "--help")
+
+
+def test_a_backup_is_made_and_tried_after_which_all_is_well(installed: Installed) -> None:
+    installed.command("backup")
+    tried = installed.command("restore", "latest", "--into", "rehearsal", "--drop")
+    assert re.search(r"^All \d+ rows are there$", tried, re.MULTILINE)
+    databases = installed.query("SELECT datname FROM pg_database")
+    assert set(databases.split()) == {"marketplace", "postgres", "template0", "template1"}
+    wait_until(
+        lambda: installed.host.try_run("flash-promos", "status")[0] == 0,
+        seconds=60,
+        what="status says that all is well",
+    )
+    assert "All is well." in installed.command("status")
+    examined = installed.command("doctor")
+    assert "✗" not in examined, examined
+    assert "not known" not in examined, examined
+    listed = installed.command("queues", "list")
+    assert re.findall(r"(?m)^(?:default|high_priority|low_priority) .*@first$", listed), listed
+
+
+def test_workers_come_and_go_by_scale_and_drain(installed: Installed) -> None:
+    assert "after:  2 (" in installed.command("scale", "worker", "2")
+    assert "after:  1 (" in installed.command("scale", "worker", "1")
+    assert "drained: " in installed.command("drain", "worker", "--yes")
+    assert installed.pid("worker") == "0"
+    assert "after:  1 (" in installed.command("scale", "worker", "1")
+    assert installed.pid("worker") != "0"
+
+
+def test_new_secrets_are_everywhere_and_the_old_ones_let_nobody_in(installed: Installed) -> None:
+    before = installed.secrets()
+    installed.command("rotate-secrets", "--yes")
+    after = installed.secrets()
+    assert not set(before.values()) & set(after.values())
+    login = ("redis-cli", "--no-auth-warning", "--user", "marketplace", "--pass")
+    assert "PONG" in installed.host.try_run(*login, after["REDIS_PASSWORD"], "ping")[1]
+    assert "WRONGPASS" in installed.host.try_run(*login, before["REDIS_PASSWORD"], "ping")[1]
+    assert installed.host.is_ready()
+    installed.deliver("with new secrets")
 
 
 def test_a_second_run_finds_nothing_to_do(installed: Installed) -> None:

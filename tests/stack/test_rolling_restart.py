@@ -3,17 +3,14 @@
 import json
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from tests.stack.stack import Edits, Stack, production, run, wait_until
+from tests.stack.stack import Edits, Stack, assert_ran_once, run, wait_until
 from tests.visitors import Visitors
 
 OURS = ("web", "worker", "beat", "flower")
-#: As many seconds as one task takes.
-TASK = 8
 
 NOT_READY: Edits = {"marketplace/health.py": ("ready = set(", "ready = False and set(")}
 NO_START: Edits = {"marketplace/asgi.py": ("import os\n", "import os\nimport nothing_at_all\n")}
@@ -26,50 +23,11 @@ class Migration(migrations.Migration):
 """
 
 
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, failed: Callable[[], bool]) -> Iterator[Stack]:
-    folder = tmp_path_factory.mktemp("rolling")
-    with production(folder, failed, f"SQS_WAIT_SECONDS={TASK}\n") as stack:
-        stack.make_staff()
-        yield stack
-
-
-@pytest.fixture(scope="module")
-def template(stack: Stack) -> str:
-    """Of a task that takes TASK seconds."""
-    return stack.make_template("promotions.tasks.process_notification_queue")
-
-
-@pytest.fixture
-def visitors(stack: Stack, template: str) -> Visitors:
-    return stack.visitors(template)
-
-
-@pytest.fixture
-def release(stack: Stack) -> Callable[..., str]:
-    """Builds an image of the source with some edits, and new files; gives its name."""
-
-    def build(name: str, edits: Edits, files: Mapping[str, str] | None = None) -> str:
-        image = f"{stack.name}:{name}"
-        with stack.edited(edits, files):
-            stack.compose("build", "--quiet", variables={"APP_IMAGE": image})
-        return image
-
-    return build
-
-
 def restart(
     stack: Stack, image: str = "", *arguments: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
     more = variables | ({"APP_IMAGE": image} if image else {})
     return stack.try_run("scripts/rolling-restart", *arguments, variables=more)
-
-
-def ids(stack: Stack) -> dict[str, str]:
-    """Each service's container, but for `migrate`, which runs anew."""
-    found = {service: container["Id"] for service, container in stack.containers().items()}
-    del found["migrate"]
-    return found
 
 
 def spans(stack: Stack, task_ids: list[str]) -> dict[str, tuple[float, float]]:
@@ -89,16 +47,21 @@ print(json.dumps(found))
 
 
 def test_a_new_image_takes_over_without_a_failed_request_or_a_lost_task(
-    stack: Stack, visitors: Visitors, template: str, release: Callable[..., str]
+    stack: Stack, visitors: Visitors, template: str
 ) -> None:
-    image = release("new", {"marketplace/health.py": ('{"status": "ok"}', '{"status": "new"}')})
-    before = ids(stack)
-    with visitors:
+    image = stack.build("new", {"marketplace/health.py": ('{"status": "ok"}', '{"status": "new"}')})
+    before = stack.ids()
+    # One that does not run, as scripts/drain leaves it.
+    stack.compose("up", "--no-start", "--no-recreate", "--scale", "worker=2")
+    with stack.followed("worker") as log:
         # Tasks come all the while, so that the old worker and the new one have some.
-        visitors.wait_for_more()
-        done = restart(stack, image)
-        visitors.wait_for_tasks()
-    stack.variables["APP_IMAGE"] = image
+        with visitors:
+            visitors.wait_for_more()
+            done = restart(stack, image)
+            visitors.wait_for_tasks()
+        stack.variables["APP_IMAGE"] = image
+        stack.wait_for_ends(visitors.tasks, seconds=120)
+        assert_ran_once(visitors.tasks, log)
     assert done.returncode == 0, done.stderr
     assert visitors.failures == []
     assert visitors.returns >= 1
@@ -106,20 +69,19 @@ def test_a_new_image_takes_over_without_a_failed_request_or_a_lost_task(
 
     assert stack.http("/healthz") == (200, '{"status": "new"}')
     images = {name: item["Config"]["Image"] for name, item in stack.containers().items()}
-    for service, container in ids(stack).items():
+    for service, container in stack.ids().items():
         is_ours = service in OURS
         assert (images[service] == image) == is_ours == (container != before[service]), service
     assert set(stack.states().values()) == {"healthy", "exit 0"}
 
-    stack.wait_for_ends(visitors.tasks, seconds=120)
     (_, old_ended), (new_began, _) = sorted(spans(stack, visitors.tasks).values())
     assert new_began < old_ended, "there was a time without a worker"
 
 
 def test_going_up_again_changes_nothing(stack: Stack) -> None:
-    before = ids(stack)
+    before = stack.ids()
     stack.compose("up", "--detach", "--wait")
-    assert ids(stack) == before
+    assert stack.ids() == before
 
 
 def test_a_hup_in_the_container_fails_no_request(stack: Stack, visitors: Visitors) -> None:
@@ -146,10 +108,10 @@ def test_a_hup_in_the_container_fails_no_request(stack: Stack, visitors: Visitor
     ids=["does not start", "is not ready"],
 )
 def test_the_old_goes_on_when_the_new_is_broken(
-    stack: Stack, visitors: Visitors, release: Callable[..., str], edits: Edits, reason: str
+    stack: Stack, visitors: Visitors, edits: Edits, reason: str
 ) -> None:
-    image = release("broken", edits)
-    before = ids(stack)
+    image = stack.build("broken", edits)
+    before = stack.ids()
     with visitors:
         done = restart(stack, image, HEALTHY_WITHIN="30")
         visitors.wait_for_more()
@@ -157,12 +119,12 @@ def test_the_old_goes_on_when_the_new_is_broken(
     assert done.returncode == 1
     assert reason in done.stderr
     assert "error: the new web did not become healthy" in done.stderr
-    assert ids(stack) == before
+    assert stack.ids() == before
 
 
-def test_the_old_goes_on_when_a_migration_fails(stack: Stack, release: Callable[..., str]) -> None:
-    image = release("broken", {}, {"promotions/migrations/0900_broken.py": BAD_MIGRATION})
-    before = ids(stack)
+def test_the_old_goes_on_when_a_migration_fails(stack: Stack) -> None:
+    image = stack.build("broken", {}, {"promotions/migrations/0900_broken.py": BAD_MIGRATION})
+    before = stack.ids()
     done = restart(stack, image)
     assert done.returncode == 1
     assert 'column "nonsense" does not exist' in done.stderr
@@ -170,14 +132,12 @@ def test_the_old_goes_on_when_a_migration_fails(stack: Stack, release: Callable[
         "error: the migrations failed (above, their last words); no service was restarted"
         in done.stderr
     )
-    assert ids(stack) == before
+    assert stack.ids() == before
 
 
-def test_one_that_is_interrupted_takes_back_what_it_began(
-    stack: Stack, release: Callable[..., str]
-) -> None:
-    image = release("broken", NOT_READY)
-    before = ids(stack)
+def test_one_that_is_interrupted_takes_back_what_it_began(stack: Stack) -> None:
+    image = stack.build("broken", NOT_READY)
+    before = stack.ids()
     webs = len(stack.compose("ps", "--quiet", "web").split())
     with stack.start("scripts/rolling-restart", variables={"APP_IMAGE": image}) as script:
         wait_until(
@@ -187,7 +147,7 @@ def test_one_that_is_interrupted_takes_back_what_it_began(
         )
         script.send_signal(signal.SIGTERM)
         assert script.wait(60) != 0
-    assert ids(stack) == before
+    assert stack.ids() == before
 
 
 @pytest.mark.parametrize(
@@ -206,10 +166,10 @@ def test_one_that_is_interrupted_takes_back_what_it_began(
 def test_what_is_wrong_is_named_before_anything_changes(
     stack: Stack, arguments: list[str], variables: dict[str, str], code: int, error: str
 ) -> None:
-    before = ids(stack)
+    before = stack.ids()
     done = restart(stack, "", *arguments, **variables)
     assert (done.returncode, error in done.stderr) == (code, True), done.stderr
-    assert ids(stack) == before
+    assert stack.ids() == before
 
 
 def test_what_changed_and_was_not_restarted_is_named(stack: Stack) -> None:

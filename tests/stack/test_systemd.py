@@ -13,7 +13,8 @@ import pytest
 from tests.stack.stack import PROJECT, Stack, copy_project, run, wait_until
 from tests.visitors import Visitors
 
-SUPERVISOR = PROJECT / "deploy" / "supervisor" / "marketplace-supervisor.service"
+SUPERVISOR = PROJECT / "deploy" / "supervisor"
+SUPERVISOR_UNIT = "marketplace-supervisor.service"
 
 UNIT = "marketplace-worker@high_priority:default:low_priority.service"
 UNITS = (
@@ -232,10 +233,11 @@ def _all_run(host: Host) -> Iterator[None]:
 def test_the_units_are_in_order_and_may_do_little(host: Host) -> None:
     code, said = host.try_run("systemd-analyze", "verify", "--recursive-errors=no", *ALL)
     assert (code, [line for line in said.splitlines() if "marketplace" in line]) == (0, [])
-    host.write(f"{UNIT_FILES}/marketplace-supervisor.service", SUPERVISOR.read_text())
+    for name in (SUPERVISOR_UNIT, f"{SUPERVISOR_UNIT}.d/supervisor.conf"):
+        host.write(f"{UNIT_FILES}/{name}", (SUPERVISOR / name).read_text())
     host.run("systemctl", "daemon-reload")
     exposure = {}
-    for unit in (*UNITS, "marketplace-supervisor.service"):
+    for unit in (*UNITS, SUPERVISOR_UNIT):
         report = host.run("systemd-analyze", "security", "--no-pager", unit)
         exposure[unit] = float(re.findall(r"Overall exposure level for .*: ([\d.]+)", report)[0])
     print(exposure)

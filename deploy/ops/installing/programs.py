@@ -93,7 +93,7 @@ class Units(Step):
         if way == "systemd":
             sources = [path for path in systemd.iterdir() if path.suffix in UNIT_TYPES]
         else:
-            sources = list(supervisor.glob("*.service"))
+            sources = [*supervisor.glob("*.service"), *supervisor.glob("*.service.d/*.conf")]
         more = (*files, *(listen(web) if way == "systemd" else ()))
         sources.append(systemd / SHARED)
         self.files = [*(self._file(path.parent, path.name) for path in sorted(sources)), *more]

@@ -126,6 +126,21 @@ def test_debian_12s_redis_gets_the_rules_that_it_knows(
     assert "+client|setinfo" in step._users()
 
 
+def test_the_users_are_there_also_in_the_words_in_which_redis_writes_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("REDIS_OPERATOR", "REDIS_USERS"):
+        monkeypatch.setattr(servers, name, tmp_path / name)
+    (tmp_path / "REDIS_OPERATOR").write_text("secret\n")
+    monkeypatch.setattr(servers, "redis_version", lambda: (8, 0))
+    step = LocalRedis(server(password="secret"), "256mb", is_shared=False)
+    saved = step._users().replace("off resetpass", "off sanitize-payload")
+    (tmp_path / "REDIS_USERS").write_text(saved)
+    assert step._has_users()
+    (tmp_path / "REDIS_USERS").write_text(saved.replace(" +ping", ""))
+    assert not step._has_users()
+
+
 # --- Programs ------------------------------------------------------------------------------------
 def test_what_supervisor_runs_is_remembered(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
