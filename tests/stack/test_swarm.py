@@ -1,7 +1,7 @@
 """The compose files as a stack of Docker Swarm, on this host as its only node.
 
-Leaving a swarm cuts the name resolution of every other container for a moment, so `scripts/test`
-runs what is marked `alone` after all else.
+After leaving a swarm the other containers of the host do not find each other by name until they are
+restarted, so `scripts/test` runs what is marked `alone` after all else.
 """
 
 import json
@@ -98,6 +98,8 @@ def stack(swarm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sta
         docker("stack", "deploy", *arguments, made.name, input=file.stdout)
         yield made
     finally:
+        # First, while there is a broker: without one a worker's tasks go on trying for minutes.
+        run("docker", "service", "scale", f"{made.name}_worker=0")
         docker("stack", "rm", made.name)
         label = f"label=com.docker.stack.namespace={made.name}"
         gone = ("ps", "--all", "--quiet", "--filter", label)
