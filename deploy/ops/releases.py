@@ -1,8 +1,9 @@
-"""The releases on a bare host: each a folder with its code, its Python environment and its static
-files, of which the link `current` names one.
+"""The releases on a bare host: each a folder with its code and its static files, of which the link
+`current` names one.
 
 A release is named by its version and by what is in it (`1.4.0-3f9a2c71`), so the same source makes
-the same release. It belongs to root, and the programs cannot change it.
+the same release. Its `.venv` is a link to a Python environment that all releases with the same
+locked requirements share. All belongs to root, and the programs cannot change it.
 """
 
 import hashlib
@@ -60,6 +61,10 @@ class Releases:
         return self.home / "releases"
 
     @property
+    def venvs(self) -> Path:
+        return self.home / "venvs"
+
+    @property
     def link(self) -> Path:
         return self.home / "current"
 
@@ -96,13 +101,20 @@ class Releases:
             shutil.rmtree(release.path, ignore_errors=True)
             with removed_on_failure(release.path):
                 copy(source, release.path)
-                make_venv(release.path)
+                self._link_venv(release.path)
                 collect_static(release.path)
                 compile_all(release.path)
                 (release.path / COMPLETE).touch()
         finally:
             os.umask(umask)
         return release
+
+    def _link_venv(self, path: Path) -> None:
+        lock = (path / "requirements" / "base.txt").read_bytes()
+        venv = self.venvs / hashlib.sha256(lock).hexdigest()[:8]
+        venv.parent.mkdir(exist_ok=True)
+        make_venv(path, venv)
+        (path / ".venv").symlink_to(os.path.relpath(venv, path))
 
     def switch(self, release: Release) -> None:
         """Turn `current` to it, in one step: at no moment is there none."""
@@ -122,6 +134,10 @@ class Releases:
             # First of all it stops being one.
             (release.path / COMPLETE).unlink(missing_ok=True)
             shutil.rmtree(release.path)
+        used = {(release.path / ".venv").resolve() for release in self.list()}
+        for venv in self.venvs.iterdir() if self.venvs.is_dir() else ():
+            if venv.resolve() not in used:
+                shutil.rmtree(venv)
         return gone
 
 
@@ -171,10 +187,11 @@ def copy(source: Path, target: Path) -> None:
         file.chmod(0o755 if os.access(source / name, os.X_OK) else 0o644)
 
 
-def make_venv(path: Path) -> None:
-    """From the lock, by its hashes; nobody else's pip settings but the shell's own."""
+def make_venv(path: Path, venv: Path) -> None:
+    """From the release's lock, by its hashes; one that is there is used as it is."""
     script = 'source "$1"; ensure_venv base'
-    _show(["bash", "-euo", "pipefail", "-c", script, "make-venv", f"{path}/scripts/lib/python.sh"])
+    command = ["bash", "-euo", "pipefail", "-c", script, "make-venv"]
+    _show([*command, f"{path}/scripts/lib/python.sh"], VENV=str(venv))
 
 
 def collect_static(path: Path) -> None:
@@ -191,13 +208,14 @@ def compile_all(path: Path) -> None:
     """The programs cannot write bytecode into it."""
     python = str(path / ".venv" / "bin" / "python")
     # Some packages bring files for other versions of Python, which do not compile.
-    shell.try_run([python, "-m", "compileall", "-q", "-j", "0", str(path)])
+    venv = str((path / ".venv").resolve())
+    shell.try_run([python, "-m", "compileall", "-q", "-j", "0", str(path), venv])
 
 
-def _show(command: list[str]) -> None:
+def _show(command: list[str], **variables: str) -> None:
     """Run it with its progress on this terminal; an OpsError with its last words."""
     sys.stdout.flush()
-    shell.stream(command, stdout=sys.stdout.buffer, env=os.environ | {"VENV": ""})
+    shell.stream(command, stdout=sys.stdout.buffer, env=os.environ | variables)
 
 
 @contextmanager

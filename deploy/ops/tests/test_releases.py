@@ -11,10 +11,9 @@ from deploy.ops.releases import Release, Releases
 
 FILES = {
     "pyproject.toml": '[project]\nname = "small"\nversion = "1.2.3"\n',
+    "requirements/base.txt": "small==1\n",
     "scripts/lib/python.sh": (
-        "ensure_venv() {\n"
-        '    python3 -m venv --without-pip "$(dirname "${BASH_SOURCE[0]}")/../../.venv"\n'
-        "}\n"
+        'ensure_venv() {\n    [ -e "$VENV" ] || python3 -m venv --without-pip "$VENV"\n}\n'
     ),
     "manage.py": "from pathlib import Path\nPath('staticfiles').mkdir()\n",
     "scripts/run": "#!/bin/sh\n",
@@ -108,6 +107,23 @@ def test_what_was_interrupted_is_made_anew(clone: Path, releases: Releases) -> N
     write(unfinished.path, "half.txt", "of a file")
     assert releases.list() == []
     assert "half.txt" not in files(releases.make(clone))
+
+
+def test_releases_with_the_same_lock_share_an_environment(clone: Path, releases: Releases) -> None:
+    def venv(release: Release) -> Path:
+        return (release.path / ".venv").resolve()
+
+    first = releases.make(clone)
+    write(clone, "manage.py", FILES["manage.py"] + "# new\n")
+    second = releases.make(clone)
+    write(clone, "requirements/base.txt", "small==2\n")
+    third = releases.make(clone)
+    assert venv(first) == venv(second) != venv(third)
+    releases.switch(third)
+    releases.prune(keep=2)
+    assert {*releases.venvs.iterdir()} == {venv(second), venv(third)}
+    releases.prune(keep=1)
+    assert {*releases.venvs.iterdir()} == {venv(third)}
 
 
 def test_current_turns_in_one_step(releases: Releases) -> None:
