@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
-from celery.result import AsyncResult
+from celery.states import READY_STATES
 
 from deploy.embedded.folder import Folder
 from deploy.embedded.supervisor import call
@@ -60,14 +61,31 @@ def whats(told: dict[str, Any]) -> list[str]:
     return [problem["what"] for problem in told["problems"]]
 
 
+@dataclass(frozen=True)
+class Task:
+    """By its id alone: a result of Celery's own speaks to Redis when it is forgotten, which may be
+    in another test and after Redis has gone."""
+
+    app: Celery
+    id: str
+
+    @property
+    def state(self) -> str:
+        return str(self.app.backend.get_state(self.id))
+
+    def result(self) -> object:
+        wait_until(lambda: self.state in READY_STATES, seconds=60)
+        return self.app.backend.get_result(self.id)
+
+
 @pytest.fixture(scope="module")
-def publish(system: Quickstart) -> Iterator[Callable[..., "AsyncResult[str]"]]:
+def publish(system: Quickstart) -> Iterator[Callable[..., Task]]:
     """Publishes a task of tests/runbook_tasks.py."""
     port, password = system.ports["EMBEDDED_REDIS_PORT"], system.values["REDIS_PASSWORD"]
     url = f"redis://marketplace:{password}@127.0.0.1:{port}/0"
     with Celery(broker=url, backend=url, set_as_current=False) as app:
         app.conf.task_default_queue = "default"
-        yield lambda name, *arguments: app.send_task(f"{TASKS}.{name}", arguments)
+        yield lambda name, *arguments: Task(app, app.send_task(f"{TASKS}.{name}", arguments).id)
 
 
 @pytest.fixture
@@ -76,7 +94,7 @@ def lasting(publish, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     file = tmp_path / "lasts"
     file.touch()
 
-    def make(number: int = 1) -> "list[AsyncResult[str]]":
+    def make(number: int = 1) -> list[Task]:
         tasks = [publish("last", str(file)) for _ in range(number)]
         wait_until(lambda: {task.state for task in tasks} == {"STARTED"}, seconds=60)
         return tasks
@@ -224,7 +242,7 @@ def test_a_drained_worker_ends_its_tasks_and_stops(system: Quickstart, lasting):
         shown = read_until(drain, "drained: worker-2. Back with: scripts/scale worker N")
         assert "no task runs" in shown
         assert drain.wait(30) == 0
-    assert {task.get(timeout=60) for task in tasks} == {"lasted"}
+    assert {task.result() for task in tasks} == {"lasted"}
     told = status(system)
     assert told["problems"][0]["what"] == "worker-2 is stopped"
     assert told["problems"][0]["help"].startswith("scripts/scale worker 2")
@@ -233,11 +251,12 @@ def test_a_drained_worker_ends_its_tasks_and_stops(system: Quickstart, lasting):
 def test_an_interrupted_drain_takes_it_back(system: Quickstart, lasting, publish):
     (task,) = lasting()
     with started(system, "drain", "worker", "--yes") as drain:
-        read_until(drain, "1 task runs: tests.runbook_tasks.last ")
+        # Beside it, maybe, a periodic one.
+        read_until(drain, "tests.runbook_tasks.last ")
         drain.send_signal(signal.SIGINT)
         read_until(drain, "worker takes tasks again")
         assert drain.wait(60) == 130
-    assert publish("last", "/nowhere").get(timeout=60) == "lasted"
+    assert publish("last", "/nowhere").result() == "lasted"
     assert task.state == "STARTED"
 
 
@@ -246,7 +265,7 @@ def test_a_drain_that_takes_too_long_takes_it_back(system: Quickstart, lasting):
     late = system.ops("drain", "worker", "--yes", "--stop-timeout", "0")
     assert late.returncode == 1
     assert "worker takes tasks again" in late.stderr
-    assert re.search(r"error: after 0 s 1 task runs: .*: nothing was stopped", late.stderr)
+    assert re.search(r"error: after 0 s \d tasks? runs?: .*: nothing was stopped", late.stderr)
     assert all(queue["workers"] for queue in status(system)["state"]["queues"].values())
 
 
