@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.ops import cli, health
+from deploy.ops import cli, health, shell
 from deploy.ops.deployment import PROJECT, Deployment
 from deploy.ops.errors import OpsError
 
@@ -79,8 +79,8 @@ class Rollout(ABC):
         """deploy/contract.json of the one that runs."""
 
     @abstractmethod
-    def compare(self, release: str, contract: str) -> str:
-        """What `deploy.contract compare` of this release says; an OpsError with what it breaks."""
+    def command(self, release: str, *command: str) -> tuple[list[str], dict[str, str]]:
+        """The line that runs a command with the code of this release, and its environment."""
 
     @abstractmethod
     def require(self, release: str) -> None:
@@ -90,6 +90,14 @@ class Rollout(ABC):
     def put(self, release: str) -> None:
         """Migrate, and restart what runs another one, without an interruption where it can be.
         Run again it goes on where it ended."""
+
+    def compare(self, release: str, contract: str) -> str:
+        """What `deploy.contract compare` of this release says; an OpsError with what it breaks."""
+        line, environment = self.command(release, "python", "-m", "deploy.contract", "compare")
+        done = shell.try_run(line, env=environment, cwd=PROJECT, input=contract, timeout=180)
+        if done.returncode:
+            raise OpsError(f"{release} may not follow what runs:\n{done.stderr.strip()}")
+        return done.stdout.strip()
 
     def source(self, release: str) -> Path:
         """The folder that has its files."""

@@ -65,16 +65,9 @@ class ComposeRollout(Rollout):
         command = self.deployment.application("cat", "deploy/contract.json")
         return shell.run(command, env=self.deployment.environment(), cwd=PROJECT)
 
-    def compare(self, release: str, contract: str) -> str:
-        command = self.deployment.command(
-            *("run", "--rm", "--no-deps", "-T", "migrate"),
-            *("python", "-m", "deploy.contract", "compare"),
-        )
-        environment = self._environment(release)
-        done = shell.try_run(command, env=environment, cwd=PROJECT, input=contract, timeout=180)
-        if done.returncode:
-            raise OpsError(f"{release} may not follow what runs:\n{done.stderr.strip()}")
-        return done.stdout.strip()
+    def command(self, release: str, *command: str) -> tuple[list[str], dict[str, str]]:
+        line = self.deployment.command("run", "--rm", "--no-deps", "-T", "migrate", *command)
+        return line, self._environment(release)
 
     def require(self, release: str) -> None:
         if not _id_of(release):
@@ -86,8 +79,8 @@ class ComposeRollout(Rollout):
         going = [name for name in others if self.deployment._running_ids(name)]
         if going:
             self._show([str(PROJECT / "scripts" / "rolling-restart"), *going], release)
-        for name in set(others) - set(going):
-            up = ("up", "--detach", "--wait", "--no-deps", "--no-build", name)
+        if stopped := [name for name in others if name not in going]:
+            up = ("up", "--detach", "--wait", "--no-build", *stopped)
             self._show(self.deployment.command(*up), release)
         if _id_of(self._named) != image:
             self.deployment.settings_file.write(APP_IMAGE=release)

@@ -53,13 +53,8 @@ class EmbeddedRollout(Rollout):
             ["git", "-C", str(PROJECT), "show", f"{self.running()}:deploy/contract.json"]
         )
 
-    def compare(self, release: str, contract: str) -> str:
-        command = self.deployment.application("python", "-m", "deploy.contract", "compare")
-        environment = self.deployment.environment()
-        done = shell.try_run(command, env=environment, input=contract, timeout=120)
-        if done.returncode:
-            raise OpsError(f"{release} may not follow what runs:\n{done.stderr.strip()}")
-        return done.stdout.strip()
+    def command(self, release: str, *command: str) -> tuple[list[str], dict[str, str]]:
+        return self.deployment.application(*command), self.deployment.environment()
 
     def require(self, release: str) -> None:
         if shell.try_run(["git", "-C", str(PROJECT), "cat-file", "-e", release]).returncode:

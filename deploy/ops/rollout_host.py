@@ -51,13 +51,11 @@ class HostRollout(Rollout):
     def contract(self) -> str:
         return (self.releases.link / "deploy" / "contract.json").read_text(encoding="utf-8")
 
-    def compare(self, release: str, contract: str) -> str:
-        command = self._of(release, "python", "-m", "deploy.contract", "compare")
-        environment = self.deployment.environment()
-        done = shell.try_run(command, env=environment, input=contract, timeout=120)
-        if done.returncode:
-            raise OpsError(f"{release} may not follow what runs:\n{done.stderr.strip()}")
-        return done.stdout.strip()
+    def command(self, release: str, *command: str) -> tuple[list[str], dict[str, str]]:
+        folder = str(self.releases.get(release).path)
+        here = str(self.releases.link)
+        line = [word.replace(here, folder) for word in self.deployment.application(*command)]
+        return line, self.deployment.environment()
 
     def require(self, release: str) -> None:
         self.releases.get(release)
@@ -66,10 +64,9 @@ class HostRollout(Rollout):
         made = self.releases.get(release)
         if release != self.running():
             with cli.step("Seeing whether it starts"):
-                shell.run(self._of(release, *CHECK), env=self.deployment.environment())
+                self._run(release, *CHECK)
             with cli.step("Migrating the database"):
-                migrate = self._of(release, "python", "manage.py", "migrate", "--noinput")
-                shell.run(migrate, env=self.deployment.environment())
+                self._run(release, "python", "manage.py", "migrate", "--noinput")
             self.releases.switch(made)
         units = Units(self.deployment.way, Settings(self.deployment.settings_file).web, made.path)
         if not units.is_done():
@@ -78,6 +75,10 @@ class HostRollout(Rollout):
             if service.name in PROGRAMS and service.version != release:
                 with cli.step(f"Restarting {service.instance}"):
                     self._restart(service)
+
+    def _run(self, release: str, *command: str) -> None:
+        line, environment = self.command(release, *command)
+        shell.run(line, env=environment)
 
     def _restart(self, service: Service) -> None:
         """The web's clients notice nothing: its socket is systemd's, and supervisor's web starts
@@ -92,9 +93,3 @@ class HostRollout(Rollout):
 
     def forget(self, releases: list[str]) -> None:
         self.releases.prune(KEPT)
-
-    def _of(self, release: str, *command: str) -> list[str]:
-        """As `application`, with the code of a release that is not the current one."""
-        folder = str(self.releases.get(release).path)
-        here = str(self.releases.link)
-        return [word.replace(here, folder) for word in self.deployment.application(*command)]

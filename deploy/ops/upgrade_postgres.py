@@ -52,6 +52,9 @@ own major version alone. To take the data to a newer one:
   scripts/restore BACKUP"""
 
 START_SECONDS = 120
+# Without the last option the former container's volume would stay mounted wherever the image
+# declares one, and so could not be removed.
+REPLACE = ("up", "--detach", "--wait", "--no-deps", "--renew-anon-volumes", "postgres")
 COUNTS = r"""
 SELECT format('SELECT %L, count(*) FROM %I.%I', nspname || '.' || relname, nspname, relname)
 FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
@@ -249,7 +252,7 @@ class Change:
         with cli.step(f"Starting PostgreSQL {self.new} in the place of {self.old}"):
             self.is_switched = True
             self._settings.write(**self._variables)
-            self._command("up", "--detach", "--wait", "--no-deps", "postgres")
+            self._command(*REPLACE)
 
     def _open(self) -> None:
         with cli.step("Opening the site"):
@@ -268,7 +271,7 @@ class Change:
                     POSTGRES_VOLUME=self.old_volume,
                     POSTGRES_MOUNT=self.old_mount,
                 )
-                self.deployment.compose("up", "--detach", "--wait", "--no-deps", "postgres")
+                self.deployment.compose(*REPLACE)
             if self.is_closed:
                 self._open()
         except OpsError as worse:
