@@ -1,5 +1,6 @@
 """Fixtures of every test: rows made short, a queue of one's own."""
 
+import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -20,6 +21,11 @@ from tests.servers import operator
 
 #: Where the test stores stand; a degree of latitude is 111.19 km.
 HERE = (19.4326, -99.1332)
+
+
+def pytest_configure() -> None:
+    # Ignored where a shell runs this in the background, and so it would be in all that tests start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

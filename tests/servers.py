@@ -39,6 +39,7 @@ def start() -> None:
         statements=(
             "ALTER ROLE marketplace CREATEDB",
             "GRANT CONNECT ON DATABASE postgres TO marketplace",
+            "GRANT SET ON PARAMETER deadlock_timeout TO marketplace",
         ),
     )
     redis = Redis(

@@ -260,11 +260,13 @@ def test_a_killed_one_is_none_and_the_next_clears_it_away(one: Quickstart, tmp_p
         with database(one) as cursor:
             # It waits for these rows.
             cursor.execute("BEGIN; LOCK TABLE promotions_store")
-            process = start(one, "backup", "--to", str(tmp_path))
-            wait_until(partial(begun, tmp_path, before), what="it has begun")
-            refused(one.ops("backup", "--to", str(tmp_path)), "another backup, restore or rotation")
-            process.send_signal(number)
-            process.communicate(timeout=60)
+            with start(one, "backup", "--to", str(tmp_path)) as process:
+                try:
+                    wait_until(partial(begun, tmp_path, before), what="it has begun")
+                    second = one.ops("backup", "--to", str(tmp_path))
+                finally:
+                    process.send_signal(number)
+            refused(second, "another backup, restore or rotation")
         left = list(tmp_path.iterdir())
         assert len(left) == (number == signal.SIGKILL)
         assert not any(NAME.fullmatch(path.name) for path in left)

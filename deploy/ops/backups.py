@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -169,8 +170,7 @@ def _take(deployment: Deployment, folder: Path, *, with_secrets: bool) -> Backup
     _check_space(deployment, folder)
     while (folder / (name := f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}")).exists():
         time.sleep(0.1)
-    unfinished = folder / f"{UNFINISHED}{name}"
-    unfinished.mkdir(mode=0o700)
+    unfinished = Path(tempfile.mkdtemp(prefix=f"{UNFINISHED}{name}-", dir=folder))
     try:
         backup = Backup(unfinished)
         manifest = _parts(deployment, unfinished, with_secrets=with_secrets)

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from deploy.ops.autoscale import Look, Rules, decide, look
 from deploy.ops.embedded import Embedded
 from tests.embedded import ROOT, Quickstart, running_embedded
 
+TASKS = "tests.runbook_tasks"
 RULES = Rules(minimum=1, maximum=8, wait=30, calm=300)
 
 
@@ -51,29 +53,32 @@ def test_a_look_is_at_all_queues() -> None:
 @pytest.fixture(scope="module")
 def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]:
     folder = tmp_path_factory.mktemp("autoscale") / "embedded"
-    with running_embedded(folder, "CELERY_WORKER_CONCURRENCY=1\n") as running:
+    with running_embedded(
+        folder, f"CELERY_WORKER_CONCURRENCY=1\nCELERY_IMPORTS={TASKS}\n"
+    ) as running:
         yield running
 
 
-#: Publishes tasks of 2 ms or so, more than a worker does in some seconds.
-PUBLISH = """
-from promotions.tasks import check_active_promos
-for _ in range(1500):
-    check_active_promos.apply_async(queue="default")
-"""
-
-
-def test_workers_come_with_the_load_and_go_with_it(quickstart: Quickstart) -> None:
+def test_workers_come_with_the_load_and_go_with_it(quickstart: Quickstart, tmp_path: Path) -> None:
     rules = ["--max", "2", "--wait", "1", "--calm", "2", "--every", "1"]
     command = [str(ROOT / "scripts" / "autoscale"), "--on", "embedded", *rules]
     environment = quickstart.shell(PYTHONUNBUFFERED="1")
-    Embedded(Folder(quickstart.folder)).manage("shell", "-v", "0", "-c", PUBLISH)
+    lasts = tmp_path / "lasts"
+    lasts.touch()
+    # What two workers run at once and take ahead, and more.
+    publish = f"""
+from tests.runbook_tasks import last
+for _ in range(12):
+    last.apply_async(({str(lasts)!r},), queue="default")
+"""
+    Embedded(Folder(quickstart.folder)).manage("shell", "-v", "0", "-c", publish)
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout
         try:
             said = iter(process.stdout)
             assert next(line for line in said if "1 -> 2 workers" in line)
             assert next(line for line in said if "2 workers stay" in line)
+            lasts.unlink()
             assert next(line for line in said if "2 -> 1 workers" in line)
             assert next(line for line in said if "1 workers stay" in line)
         finally:
