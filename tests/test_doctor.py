@@ -156,6 +156,19 @@ def test_wrong_passwords_unknown_names_and_a_restart_that_is_due(
     assert found["migrations"][0]["seen"].startswith("not known: ")
 
 
+def test_a_web_that_took_the_new_settings_without_a_restart_is_not_named(
+    running: Quickstart, doctor: Doctor
+):
+    def named() -> list[str]:
+        return re.findall(r"[\w-]+", doctor()["restart"][0]["seen"].partition(" started ")[0])
+
+    with setting(running, LOG_FORMAT="json"):
+        assert {"web", "worker"} <= set(named())
+        os.kill(control(running, "getProcessInfo", "web")["pid"], signal.SIGHUP)
+        wait_until(lambda: "web" not in named(), seconds=90, what="the web has new processes")
+        assert "worker" in named()
+
+
 def test_names_that_lead_nowhere_and_secrets_that_are_none(running: Quickstart, doctor: Doctor):
     nowhere = {"POSTGRES_HOST": "nowhere.invalid", "REDIS_HOST": "nowhere.invalid"}
     with setting(running, **nowhere, DJANGO_SECRET_KEY="x" * 20, METRICS_TOKEN="changeme"):

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection, HTTPException, HTTPResponse
 from itertools import count
 from types import TracebackType
 
@@ -20,6 +20,9 @@ RESTART = 1012
 PATIENCE = 120
 #: Seconds from one task to the next.
 PAUSE = 4
+#: Seconds that each rests after an answer: what is tested beside them shall have some of the
+#: processors.
+REST = 0.2
 #: As a proxy that speaks HTTPS says.
 BY_HTTPS = {"X-Forwarded-Proto": "https"}
 
@@ -29,7 +32,10 @@ class Visitors(AbstractContextManager["Visitors"]):
     """At work while the context lasts, on `host:port`, as a member of the staff.
 
     Half of them keep their connections, the others open one for each request. What goes wrong
-    for anyone of them, such as a connection that is reset, stands in `failures`.
+    for anyone of them, such as a connection that is reset, stands in `failures`. A connection that
+    was kept may be closed while nothing is under way on it, as HTTP allows a server: the request
+    is then sent on another one, and had the first one been worked on, that of a writer would fail,
+    as its name exists.
     """
 
     port: int
@@ -40,9 +46,6 @@ class Visitors(AbstractContextManager["Visitors"]):
     failures: list[str] = field(default_factory=list)
     #: The names of the templates that the writers were told are made.
     made: list[str] = field(default_factory=list)
-    #: Seconds that each rests after an answer. Without a proxy in between, which stays, none: a
-    #: server that ends closes the connections of those who rest.
-    rest: float = 0
     #: The name of a template whose task one of them runs every few seconds, if any.
     template: str = ""
     #: The ids of those tasks.
@@ -115,7 +118,7 @@ class Visitors(AbstractContextManager["Visitors"]):
             except (OSError, HTTPException) as error:
                 self.failures.append(f"{method}, keep={keep}: {error!r}")
                 http.close()
-            self._leaving.wait(self.rest)
+            self._leaving.wait(REST)
         http.close()
 
     def _make(self, http: HTTPConnection, name: str, *, keep: bool) -> None:
@@ -152,8 +155,14 @@ class Visitors(AbstractContextManager["Visitors"]):
         }
         if not keep:
             headers["Connection"] = "close"
-        http.request(method, path, body, headers)
-        answer = http.getresponse()
+        has_rested = http.sock is not None
+        try:
+            answer = exchange(http, method, path, body, headers)
+        except ConnectionError:
+            if not has_rested:
+                raise
+            http.close()
+            answer = exchange(http, method, path, body, headers)
         text = answer.read()
         if answer.status != (status or {"GET": 200, "POST": 201}[method]):
             self.failures.append(f"{method}, keep={keep}: {answer.status} {text[:200]!r}")
@@ -183,3 +192,10 @@ class Visitors(AbstractContextManager["Visitors"]):
                 except TimeoutError:
                     continue
         return last_id
+
+
+def exchange(
+    http: HTTPConnection, method: str, path: str, body: str | None, headers: dict[str, str]
+) -> HTTPResponse:
+    http.request(method, path, body, headers)
+    return http.getresponse()

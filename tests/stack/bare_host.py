@@ -13,17 +13,26 @@ from tempfile import TemporaryDirectory
 from tests.stack.stack import AWS_IMAGE, PROJECT, copy_project, run, wait_until
 
 IMAGE_NAME = "flash-promos-test-bare-host"
-#: A Debian with its own PostgreSQL and Redis, and the wheels at hand.
+#: A Debian with its own PostgreSQL and Redis, and the wheels at hand; and one on which the Python
+#: environment of a former installation is left.
 IMAGE = """
-FROM bare-host:trixie
+FROM bare-host:trixie AS bare
 RUN apt-get update \\
  && apt-get install --yes --no-install-recommends postgresql redis-server python3-venv \\
  && apt-get clean
-COPY base.txt /tmp/
+COPY requirements /tmp/clone/requirements
 RUN --mount=type=cache,target=/root/.cache/pip \\
     python3 -m pip --disable-pip-version-check download --quiet --no-deps --require-hashes \\
-        --only-binary :all: --requirement /tmp/base.txt --dest /var/cache/wheels \\
+        --only-binary :all: --requirement /tmp/clone/requirements/base.txt \\
+        --dest /var/cache/wheels \\
  && printf '[global]\\nno-index = true\\nfind-links = /var/cache/wheels\\n' > /etc/pip.conf
+
+FROM bare AS prepared
+COPY scripts /tmp/clone/scripts
+RUN sum=$(sha256sum /tmp/clone/requirements/base.txt) \\
+ && export VENV=/opt/flash-promos/venvs/$(echo "$sum" | cut -c1-8) \\
+ && bash -euo pipefail -c 'source /tmp/clone/scripts/lib/python.sh; ensure_venv base' \\
+ && { $VENV/bin/python -m compileall -q -j 0 $VENV || true; }
 """
 #: The latter: something of the distribution does not work in a container.
 RUNNING = ("running", "degraded")
@@ -112,9 +121,10 @@ class Network:
         format_ = "{{(index .IPAM.Config 0).Subnet}}"
         return run("docker", "network", "inspect", "--format", format_, self.name).stdout.strip()
 
-    def add_host(self, name: str) -> BareHost:
-        """A Debian that has just been set up, with a clone of this project."""
-        build_image()
+    def add_host(self, name: str, *, prepared: bool = False) -> BareHost:
+        """A Debian that has just been set up, with a clone of this project; `prepared`: to install
+        on quickly, as it has the Python packages."""
+        image = build_image("prepared" if prepared else "bare")
         host = BareHost(f"{self.name}-{name}")
         options = ("--privileged", "--cgroupns=host", "--tmpfs", "/run", "--tmpfs", "/tmp")  # noqa: S108
         cgroup = ("--volume", "/sys/fs/cgroup:/sys/fs/cgroup:rw")
@@ -122,7 +132,7 @@ class Network:
         self.stack.callback(run, "docker", "rm", "--force", "--volumes", host.name)
         started = run(
             *("docker", "run", "--detach", "--name", host.name),
-            *(*options, *cgroup, *network, IMAGE_NAME),
+            *(*options, *cgroup, *network, image),
         )
         assert started.returncode == 0, started.stderr
         wait_until(host.is_up, seconds=120, what="systemd runs")
@@ -149,13 +159,17 @@ class Network:
 
 
 @cache
-def build_image() -> None:
+def build_image(target: str) -> str:
+    image = f"{IMAGE_NAME}:{target}"
     with TemporaryDirectory() as folder:
-        base = (PROJECT / "requirements" / "base.txt").read_text()
-        Path(folder, "base.txt").write_text(base)
+        for name in ("requirements/base.txt", "scripts/lib"):
+            copy = Path(folder, name)
+            copy.parent.mkdir()
+            run("cp", "--recursive", str(PROJECT / name), str(copy))
         Path(folder, "Dockerfile").write_text(IMAGE)
-        built = run("docker", "build", "--tag", IMAGE_NAME, folder)
+        built = run("docker", "build", "--target", target, "--tag", image, folder)
     assert built.returncode == 0, built.stderr
+    return image
 
 
 @contextmanager

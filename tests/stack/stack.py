@@ -319,8 +319,7 @@ client.force_login(User.objects.get(username="staff"))
 print(*(f"{cookie.key}={cookie.value}" for cookie in client.cookies.values()), sep="; ")
 """).strip()
         port = int(self.ports["HOST_PORT_WEB"])
-        # The stack that starts beside them shall have some of the processors.
-        return Visitors(port, self.token, cookie, rest=0.05, template=template)
+        return Visitors(port, self.token, cookie, template=template)
 
     @contextmanager
     def followed(self, service: str) -> Iterator[Callable[[], str]]:

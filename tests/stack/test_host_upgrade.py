@@ -39,7 +39,7 @@ print(TaskExecution.objects.filter(task_id__in=ids, status__in=FINISHED).count()
 def host(request: pytest.FixtureRequest, failed: Callable[[], bool]) -> Iterator[BareHost]:
     with network(failed) as made:
         made.add_aws()
-        host = made.add_host("first")
+        host = made.add_host("first", prepared=True)
         written = host.run(f"{CLONE}/scripts/init-env", "--print")
         # Visitors come from outside.
         more = "WEB_BIND=0.0.0.0:8000\nDJANGO_ALLOWED_HOSTS=*\n"

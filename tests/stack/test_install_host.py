@@ -297,7 +297,7 @@ def test_all_is_back_after_a_reboot(installed: Installed) -> None:
 @pytest.fixture(scope="module")
 def second(installed: Installed, place: tuple[str, Network]) -> Installed:
     """A host with workers and a beat in reserve, which has nothing of its own to work on."""
-    host = place[1].add_host("second")
+    host = place[1].add_host("second", prepared=True)
     host.run("systemctl", "disable", "--now", "postgresql", "redis-server")
     host.write(f"{CLONE}/probe.py", PROBE)
     text = installed.host.run("cat", "/etc/flash-promos/env")
