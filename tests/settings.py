@@ -8,7 +8,9 @@ from marketplace.settings import *  # noqa: E402, F403
 
 # The tables are emptied after a test while a worker still writes its history. Where the two lock
 # each other it is the worker who gives way, and tries again.
-DATABASES["default"]["OPTIONS"]["options"] += " -c deadlock_timeout=30s"  # noqa: F405
+DATABASES["default"]["OPTIONS"] = {  # noqa: F405
+    "options": f"{CONNECTION_OPTIONS} -c deadlock_timeout=30s"  # noqa: F405
+}
 
 # The plain hasher: tests make many users.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
