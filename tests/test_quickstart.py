@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -158,6 +159,14 @@ def test_stop_ends_every_process(running: Quickstart):
 
 
 def test_reset_deletes_the_data(running: Quickstart):
+    backup = running.folder / "backups" / "20260101T000000Z"
+    backup.mkdir(parents=True)
+    (running.folder / "releases.json").write_text("[]")
+    done = running.run("reset", "--yes")
+    assert done.returncode == 0
+    assert list(running.folder.iterdir()) == [backup.parent]
+    assert "stays what is not the system's own data: backups" in done.stdout
+    shutil.rmtree(backup.parent)
     assert running.run("reset", "--yes").returncode == 0
     assert not running.folder.exists()
     assert "nothing to delete" in running.run("reset").stdout

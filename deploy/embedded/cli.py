@@ -61,7 +61,7 @@ def parser(folder: Folder) -> argparse.ArgumentParser:
     logs.add_argument("-n", "--lines", type=int, default=50, help="how many lines (50)")
     run = commands.add_parser("run", help="run a command in the system's environment")
     run.add_argument("words", metavar="COMMAND", nargs=argparse.REMAINDER)
-    reset = commands.add_parser("reset", help="stop everything and delete its data")
+    reset = commands.add_parser("reset", help="stop everything and delete its data; backups stay")
     reset.add_argument("--yes", action="store_true", help="don't ask")
     return root
 
@@ -270,6 +270,9 @@ def reset(folder: Folder, *, yes: bool) -> int:
         Supervisor(folder).stop()
         folder.remove()
         step.update(f"Deleted {folder.path}")
+    if folder.path.exists():
+        stays = ", ".join(sorted(path.name for path in folder.path.iterdir()))
+        screen.line(f"In {folder.path} stays what is not the system's own data: {stays}")
     return 0
 
 

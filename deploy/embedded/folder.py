@@ -116,14 +116,17 @@ class Folder:
             os.close(descriptor)
 
     def remove(self) -> None:
-        """Remove what the embedded system made, and nothing else."""
+        """Remove what the embedded system made, and nothing else: backups and purged messages are
+        there to be put back."""
         self.remove_run()
         for entry in (self.postgres, self.redis, self.static, self.media, self.logs, self.workers):
             shutil.rmtree(entry, ignore_errors=True)
         for unfinished in self.path.glob("postgres.*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-        for entry in (self.pid_file, self.aws_ready, self.env_file):
-            entry.unlink(missing_ok=True)
+        kept_by_commands = (self.path / f"{name}.json" for name in ("releases", "rotation"))
+        lock = self.path / "backup.lock"
+        for file in (self.pid_file, self.aws_ready, self.env_file, lock, *kept_by_commands):
+            file.unlink(missing_ok=True)
         self._remove_empty()
 
     def _remove_empty(self) -> None:
