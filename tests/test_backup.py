@@ -24,7 +24,7 @@ from tests.embedded import ROOT, Done, Quickstart, running_embedded
 from tests.processes import wait_until
 from tests.visitors import Visitors
 
-pytestmark = pytest.mark.xdist_group("backup")
+pytestmark = pytest.mark.worker
 
 NAME = re.compile(r"\d{8}T\d{6}Z")
 MAKE_STAFF = """

@@ -21,7 +21,7 @@ from deploy.ops.examined import Severity
 from tests.embedded import Quickstart, running_embedded
 from tests.processes import wait_until
 
-pytestmark = pytest.mark.xdist_group("quickstart")
+pytestmark = pytest.mark.worker
 
 Doctor = Callable[[], dict[str, list[dict[str, str]]]]
 

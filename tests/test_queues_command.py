@@ -17,7 +17,7 @@ from deploy.embedded.supervisor import call
 from tests.embedded import ROOT, Done, Quickstart, running_embedded
 from tests.processes import wait_until
 
-pytestmark = pytest.mark.xdist_group("quickstart")
+pytestmark = pytest.mark.worker
 
 RELEASE = "promotions.tasks.release_expired_reservations"
 CLEANUP = "promotions.tasks.cleanup_expired_promos"

@@ -19,7 +19,7 @@ from deploy.embedded.api import Api
 from deploy.embedded.servers import free_port, listens
 from tests.embedded import Quickstart, running_embedded
 
-pytestmark = pytest.mark.xdist_group("quickstart")
+pytestmark = pytest.mark.worker
 
 #: What a developer's shell may hold, none of which may reach the system.
 STRAY = {

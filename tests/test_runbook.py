@@ -22,15 +22,21 @@ from deploy.embedded.supervisor import call
 from tests.embedded import ROOT, Quickstart, running_embedded
 from tests.processes import wait_until
 
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("runbook")]
+pytestmark = pytest.mark.worker
 
 TASKS = "tests.runbook_tasks"
+#: As in production: a worker takes no more than it runs.
+ENVIRONMENT = f"""\
+CELERY_IMPORTS={TASKS}
+CELERY_TASK_ACKS_LATE=1
+CELERY_WORKER_PREFETCH_MULTIPLIER=1
+"""
 
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Quickstart]:
     folder = tmp_path_factory.mktemp("runbook") / "embedded"
-    with running_embedded(folder, env=f"CELERY_IMPORTS={TASKS}\n") as quickstart:
+    with running_embedded(folder, env=ENVIRONMENT) as quickstart:
         yield quickstart
 
 

@@ -14,7 +14,7 @@ from deploy.embedded.supervisor import call
 from tests.embedded import ROOT, Done, Quickstart, running_embedded
 from tests.processes import wait_until
 
-pytestmark = [pytest.mark.worker, pytest.mark.xdist_group("runbook_document")]
+pytestmark = pytest.mark.worker
 
 DOCUMENT = ROOT / "docs" / "runbook.md"
 TASKS = "tests.runbook_tasks"

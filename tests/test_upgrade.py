@@ -15,7 +15,7 @@ from deploy.embedded.api import Api
 from deploy.embedded.environment import PORTS, parse
 from deploy.embedded.servers import free_port
 
-pytestmark = pytest.mark.xdist_group("upgrade")
+pytestmark = pytest.mark.worker
 
 ROOT = Path(__file__).resolve().parent.parent
 HEALTH = "marketplace/health.py"

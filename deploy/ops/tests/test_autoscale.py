@@ -12,6 +12,7 @@ from deploy.ops.embedded import Embedded
 from tests.embedded import ROOT, Quickstart, running_embedded
 
 TASKS = "tests.runbook_tasks"
+pytestmark = pytest.mark.worker
 RULES = Rules(minimum=1, maximum=8, wait=30, calm=300)
 
 
