@@ -129,7 +129,8 @@ def messages_through(options: argparse.Namespace, _: servers.Processes) -> list[
 
 # --- Live clients --------------------------------------------------------------------------------
 def clients(options: argparse.Namespace, running: servers.Processes) -> list[Cells]:
-    count = min(data.scaled(800, options.scale, 20), WEB_WORKERS * MAX_CLIENTS)
+    # One process takes as many, and the system may give it all of them.
+    count = data.scaled(MAX_CLIENTS, options.scale, 20)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     cookies = [_cookie(number) for number in range(-(-count // MAX_CLIENTS_OF_USER) * 2)]
