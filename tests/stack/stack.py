@@ -172,7 +172,9 @@ class Stack:
             if not self.image:
                 format_ = "{{.Repository}}:{{.Tag}}"
                 made = run("docker", "image", "ls", "--format", format_, self.name)
-                run("docker", "image", "rm", *made.stdout.split())
+                if images := made.stdout.split():
+                    removed = run("docker", "image", "rm", *images)
+                    assert removed.returncode == 0, removed.stderr
 
     def print_logs(self) -> None:
         print(self.try_compose("ps", "--all").stdout)

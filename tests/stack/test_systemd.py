@@ -193,8 +193,8 @@ def bare_host(stack: Stack) -> Iterator[Host]:
         for folder in ("deploy", "scripts"):
             host.copy(stack.folder / folder, f"{CURRENT}/")
         host.copy(f"{stack.folder}/deploy/systemd/.", f"{UNIT_FILES}/")
-        for name in (SUPERVISOR, f"{SUPERVISOR}.d"):
-            host.copy(stack.folder / "deploy" / "supervisor" / name, f"{UNIT_FILES}/")
+        for file in (SUPERVISOR, f"{SUPERVISOR}.d"):
+            host.copy(stack.folder / "deploy" / "supervisor" / file, f"{UNIT_FILES}/")
         host.write(f"{UNIT_FILES}/marketplace-web.socket.d/listen.conf", LISTEN)
         host.write(f"{UNIT_FILES}/marketplace-.service.d/patience.conf", PATIENCE)
         host.run("systemctl", "daemon-reload")
