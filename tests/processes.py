@@ -49,7 +49,12 @@ def running(
     finally:
         if process.poll() is None:
             process.terminate()
-        process.wait(30)
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
 
 
 def environment(**environ: str) -> dict[str, str]:
