@@ -109,7 +109,8 @@ def test_no_message_is_lost_with_a_killed_worker(broker, tmp_path):
 def test_a_worker_that_stood_still_does_no_harm(broker, tmp_path):
     ahead = {**LATE, **SHORT, "CELERY_WORKER_PREFETCH_MULTIPLIER": "2"}
     with running(tmp_path, "one", "--concurrency=1", **ahead) as one:
-        first, _ = (send("probe.sleep", 4) for _ in range(2))
+        first = send("probe.sleep", 4)
+        send("probe.sleep", 4)
         wait_until(lambda: broker.hlen("unacked") == 2, what="it has one and holds another")
         row(first, "STARTED")
         one.send_signal(signal.SIGSTOP)

@@ -32,10 +32,10 @@ class Visitors(AbstractContextManager["Visitors"]):
     """At work while the context lasts, on `host:port`, as a member of the staff.
 
     Half of them keep their connections, the others open one for each request. What goes wrong
-    for anyone of them, such as a connection that is reset, stands in `failures`. A connection that
-    was kept may be closed while nothing is under way on it, as HTTP allows a server: the request
-    is then sent on another one, and had the first one been worked on, that of a writer would fail,
-    as its name exists.
+    for anyone of them, such as a connection that is reset, stands in `failures`. A server that ends
+    may close a connection that was kept while nothing is under way on it, as HTTP allows: the
+    request is then sent on another one, and had the first one been worked on, that of a writer
+    would fail, as its name exists. A proxy stays, and so must what is kept to it.
     """
 
     port: int
@@ -46,6 +46,8 @@ class Visitors(AbstractContextManager["Visitors"]):
     failures: list[str] = field(default_factory=list)
     #: The names of the templates that the writers were told are made.
     made: list[str] = field(default_factory=list)
+    #: Whether a proxy stands before the server.
+    proxied: bool = False
     #: The name of a template whose task one of them runs every few seconds, if any.
     template: str = ""
     #: The ids of those tasks.
@@ -159,7 +161,7 @@ class Visitors(AbstractContextManager["Visitors"]):
         try:
             answer = exchange(http, method, path, body, headers)
         except ConnectionError:
-            if not has_rested:
+            if self.proxied or not has_rested:
                 raise
             http.close()
             answer = exchange(http, method, path, body, headers)

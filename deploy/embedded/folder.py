@@ -12,6 +12,8 @@ from pathlib import Path
 from deploy.embedded.errors import QuickstartError
 
 PROJECT = Path(__file__).resolve().parents[2]
+#: Files of deploy/ops about a deployment, which mean nothing after it.
+OF_COMMANDS = ("backup.lock", "releases.json", "rotation.json")
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,8 @@ class Folder:
             shutil.rmtree(entry, ignore_errors=True)
         for unfinished in self.path.glob("postgres.*"):
             shutil.rmtree(unfinished, ignore_errors=True)
-        kept_by_commands = (self.path / f"{name}.json" for name in ("releases", "rotation"))
-        lock = self.path / "backup.lock"
-        for file in (self.pid_file, self.aws_ready, self.env_file, lock, *kept_by_commands):
+        of_commands = (self.path / name for name in OF_COMMANDS)
+        for file in (self.pid_file, self.aws_ready, self.env_file, *of_commands):
             file.unlink(missing_ok=True)
         self._remove_empty()
 

@@ -3,6 +3,7 @@
 import re
 import secrets
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -162,10 +163,9 @@ class Network:
 def build_image(target: str) -> str:
     image = f"{IMAGE_NAME}:{target}"
     with TemporaryDirectory() as folder:
-        for name in ("requirements/base.txt", "scripts/lib"):
-            copy = Path(folder, name)
-            copy.parent.mkdir()
-            run("cp", "--recursive", str(PROJECT / name), str(copy))
+        shutil.copytree(PROJECT / "scripts" / "lib", Path(folder, "scripts", "lib"))
+        Path(folder, "requirements").mkdir()
+        shutil.copy(PROJECT / "requirements" / "base.txt", Path(folder, "requirements"))
         Path(folder, "Dockerfile").write_text(IMAGE)
         built = run("docker", "build", "--target", target, "--tag", image, folder)
     assert built.returncode == 0, built.stderr

@@ -321,7 +321,7 @@ client.force_login(User.objects.get(username="staff"))
 print(*(f"{cookie.key}={cookie.value}" for cookie in client.cookies.values()), sep="; ")
 """).strip()
         port = int(self.ports["HOST_PORT_WEB"])
-        return Visitors(port, self.token, cookie, template=template)
+        return Visitors(port, self.token, cookie, proxied=True, template=template)
 
     @contextmanager
     def followed(self, service: str) -> Iterator[Callable[[], str]]:

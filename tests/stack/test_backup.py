@@ -39,15 +39,7 @@ def empty(
 
 @pytest.fixture
 def visitors(stack: Stack) -> Visitors:
-    cookie = stack.shell_code("""
-from django.contrib.auth.models import User
-from django.test import Client
-
-client = Client()
-client.force_login(User.objects.get(username="staff"))
-print(f"sessionid={client.cookies['sessionid'].value}")
-""").strip()
-    return Visitors(int(stack.ports["HOST_PORT_WEB"]), stack.token, cookie)
+    return stack.visitors()
 
 
 def ops(stack: Stack, command: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
