@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -56,6 +58,22 @@ def parse_addresses(text: str) -> list[tuple[str, int]]:
             raise ValueError(f"expected host:port, not {part!r}")
         addresses.append((host, int(port)))
     return addresses
+
+
+def parse_url(text: str) -> str:
+    """`https://panaccess.example.com/api/`"""
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("expected http:// or https://, a host, and no user or password")
+    return text
+
+
+def parse_time_zone(text: str) -> str:
+    try:
+        ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValueError("expected an IANA name, such as America/Mexico_City") from None
+    return text
 
 
 class Env:

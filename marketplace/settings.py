@@ -10,7 +10,7 @@ from urllib.parse import quote
 from django.core.exceptions import ImproperlyConfigured
 
 from marketplace import celery_options, logs
-from marketplace.env import Env, parse_addresses, parse_list
+from marketplace.env import Env, parse_addresses, parse_list, parse_time_zone, parse_url
 from marketplace.sentinel import MasterConnection
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -96,6 +96,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "task_manager",
     "promotions",
+    "telemetry",
 ]
 
 MIDDLEWARE = [
@@ -306,6 +307,19 @@ METRICS_TOKEN = env.text("METRICS_TOKEN")
 if METRICS_TOKEN:
     refuse_public("METRICS_TOKEN", METRICS_TOKEN)
 
+# --- Telemetry -----------------------------------------------------------------------------------
+# Without it there is no telemetry to sync.
+PANACCESS_URL = env.read("PANACCESS_URL", "", parse_url)
+PANACCESS_USERNAME = env.text("PANACCESS_USERNAME")
+PANACCESS_PASSWORD = env.text("PANACCESS_PASSWORD")
+PANACCESS_API_TOKEN = env.text("PANACCESS_API_TOKEN")
+for value in (PANACCESS_PASSWORD, PANACCESS_API_TOKEN):
+    if value:
+        SECRET_VALUES.update((value, quote(value, safe="")))
+# IANA name of the zone in which PanAccess tells times.
+PANACCESS_TIME_ZONE = env.read("PANACCESS_TIME_ZONE", "UTC", parse_time_zone)
+PANACCESS_TIMEOUT_SECONDS = env.seconds("PANACCESS_TIMEOUT_SECONDS", 30.0)
+
 # --- E-mail --------------------------------------------------------------------------------------
 EMAIL_HOST = env.text("EMAIL_HOST")
 EMAIL_BACKEND = (
@@ -418,6 +432,7 @@ CELERY_TASK_ROUTES = {
     "promotions.tasks.check_active_promos": {"queue": "high_priority"},
     "promotions.tasks.release_expired_reservations": {"queue": "high_priority"},
     "promotions.tasks.cleanup_expired_promos": {"queue": "low_priority"},
+    "telemetry.tasks.*": {"queue": "low_priority"},
     # These are for when other queues are full.
     "task_manager.tasks.check_queues": {"queue": "high_priority"},
     "task_manager.tasks.reconcile_executions": {"queue": "high_priority"},
@@ -464,6 +479,10 @@ CELERY_BEAT_SCHEDULE = {
     ),
     "cleanup-executions-every-hour": periodic(
         "task_manager.tasks.cleanup_executions", env.seconds("CLEANUP_EXECUTIONS_SECONDS", 3600.0)
+    ),
+    "sync-and-merge-telemetry": periodic(
+        "telemetry.tasks.sync_and_merge_telemetry_chain",
+        env.seconds("SYNC_AND_MERGE_TELEMETRY_SECONDS", 120.0),
     ),
     "deliver-task-notifications-every-15s": periodic(
         "task_manager.tasks.deliver_notifications",

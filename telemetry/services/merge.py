@@ -1,0 +1,87 @@
+"""Views with their channels' names: set-based, batch by batch of what the sync brought.
+
+The result is a function of the stored records alone. A batch computes the views that are new in
+it, and the older ones that its new names are for.
+"""
+
+import logging
+import time
+from typing import Any
+
+from django.db import connection, transaction
+from django.utils import timezone
+
+from telemetry.models import MergedTelemetricOTT, SyncState
+from telemetry.services.holding import chain_hold, state_locked
+from telemetry.services.windows import PLAN, RECORDS, name_of, windows
+
+logger = logging.getLogger(__name__)
+
+#: Pages of the sync that a batch takes, a thousand records each at most.
+BATCH = 50
+#: Seconds after which a run begins no further batch: the next one goes on.
+SECONDS = 120.0
+
+_COLUMNS = [
+    field.column for field in MergedTelemetricOTT._meta.concrete_fields if field.name != "data_name"
+]
+_NEW = "revision > %(after)s AND revision <= %(up_to)s"
+_VIEW = ", ".join(f"view.{name}" for name in _COLUMNS)
+_CHANGED = [*(name for name in _COLUMNS if name != "record_id"), "data_name"]
+
+
+def _row(table: str) -> str:
+    return f"({', '.join(f'{table}.{name}' for name in _CHANGED)})"
+
+
+_MERGE = f"""
+    WITH changed AS (
+        INSERT INTO {MergedTelemetricOTT._meta.db_table} AS old ({", ".join(_COLUMNS)}, data_name)
+        SELECT {_VIEW}, {name_of("view")}
+        FROM (SELECT {_VIEW} FROM {RECORDS} view WHERE {_NEW} AND action_id = 8
+              UNION ALL
+              SELECT {_VIEW} FROM ({windows(f"SELECT * FROM {RECORDS} WHERE {_NEW}")}) named
+              JOIN {RECORDS} view
+                  ON view.action_id = 8 AND view.data_id = named.data_id
+                 AND view.timestamp >= named.since AND view.timestamp < named.until
+              WHERE view.revision <= %(after)s) view
+        ON CONFLICT (record_id) DO UPDATE
+        SET {", ".join(f"{name} = excluded.{name}" for name in _CHANGED)}
+        WHERE {_row("old")} IS DISTINCT FROM {_row("excluded")}
+        RETURNING xmax = 0 AS is_new)
+    SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM changed
+"""
+
+
+def ott_merge(*, holder: str) -> dict[str, Any]:
+    """Bring the merged records to what the stored ones say. Raises NotHeld.
+
+    `merged` and `updated` count views; `is_complete` is false when the time was up before.
+    """
+    chain_hold(holder)
+    deadline = time.monotonic() + SECONDS
+    merged = updated = 0
+    while time.monotonic() < deadline:
+        counts = batch_merge(holder=holder)
+        if counts is None:
+            SyncState.objects.update(merged_at=timezone.now())
+            logger.info("Merged %d new views, changed %d", merged, updated)
+            return {"merged": merged, "updated": updated, "is_complete": True}
+        merged, updated = merged + counts[0], updated + counts[1]
+    logger.info("Merged %d new views, changed %d; there are more", merged, updated)
+    return {"merged": merged, "updated": updated, "is_complete": False}
+
+
+def batch_merge(*, holder: str, pages: int = BATCH) -> tuple[int, int] | None:
+    """How many views were merged for the first time, and how many changed; None: all are done."""
+    with transaction.atomic(), connection.cursor() as cursor:
+        state = state_locked(holder)
+        after, up_to = state.merged_revision, min(state.merged_revision + pages, state.revision)
+        if after == up_to:
+            return None
+        cursor.execute(PLAN)
+        cursor.execute(_MERGE, {"after": after, "up_to": up_to})
+        counts: tuple[int, int] = cursor.fetchone()
+        state.merged_revision = up_to
+        state.save()
+    return counts
