@@ -222,6 +222,16 @@ def test_the_owner_and_staff_do_read_it(client_of, callers, addresses):
         "/api/tasks/dead-letters/{id}/",
         "/api/tasks/templates/",
         "/api/tasks/templates/{name}/",
+        "/api/telemetry/records/",
+        "/api/telemetry/records/{record_id}/",
+        "/api/telemetry/records/export/",
+        "/api/telemetry/merged/",
+        "/api/telemetry/merged/{record_id}/",
+        "/api/telemetry/merged/export/",
+        "/api/telemetry/quarantine/",
+        "/api/telemetry/quarantine/{id}/",
+        "/api/telemetry/quarantine/export/",
+        "/api/telemetry/state/",
     }
     assert seen("owner") == tasks | own
     assert seen("staff") == tasks | for_staff

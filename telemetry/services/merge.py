@@ -23,7 +23,7 @@ BATCH = 50
 SECONDS = 120.0
 
 _COLUMNS = [
-    field.column for field in MergedTelemetricOTT._meta.concrete_fields if field.name != "data_name"
+    field.name for field in MergedTelemetricOTT._meta.concrete_fields if field.name != "data_name"
 ]
 _NEW = "revision > %(after)s AND revision <= %(up_to)s"
 _VIEW = ", ".join(f"view.{name}" for name in _COLUMNS)

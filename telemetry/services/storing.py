@@ -100,7 +100,7 @@ def page_store(page: Page, *, holder: str, next_offset: int) -> Stored:
             cursor.execute(f"{PLAN} {_STAGE}")
             with connection.wrap_database_errors:
                 cursor.copy_expert(_COPY, StringIO(page.csv))
-            params = {
+            params: dict[str, Any] = {
                 "zone": settings.PANACCESS_TIME_ZONE,
                 "highest": state.highest_id,
                 "revision": state.revision,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from telemetry.exceptions import NotHeld
 from telemetry.models import MergedTelemetricOTT, SyncState, TelemetryRecordEntry
 from telemetry.services.holding import chain_hold
-from telemetry.services.merge import batch_merge, ott_merge
+from telemetry.services.merge import _MERGE, batch_merge, ott_merge
+from telemetry.services.windows import PLAN
 from telemetry.tests.telling import HOLDER, at, name_told, stored, told
 
 pytestmark = pytest.mark.django_db
@@ -207,10 +208,8 @@ def test_a_batch_reads_no_table_from_end_to_end():
     for first in range(1, 3000, 1000):
         stored(*(told(number, at(number % 3000)) for number in range(first, first + 1000)))
     with connection.cursor() as cursor:
-        from telemetry.services import merge
-
-        cursor.execute(merge.PLAN)
-        cursor.execute(f"EXPLAIN {merge._MERGE}", {"after": 2, "up_to": 3})
+        cursor.execute(PLAN)
+        cursor.execute(f"EXPLAIN {_MERGE}", {"after": 2, "up_to": 3})
         plan = "\n".join(line for (line,) in cursor.fetchall())
     assert "Seq Scan" not in plan
     assert plan.count("Index") > 4
