@@ -15,18 +15,24 @@ from django.db.models import BooleanField, QuerySet
 from django.db.models.expressions import RawSQL
 from django.http import StreamingHttpResponse
 from rest_framework.decorators import action
-from rest_framework.renderers import BaseRenderer
+from rest_framework.negotiation import BaseContentNegotiation, DefaultContentNegotiation
+from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
 #: Rows a piece.
 PIECE = 2000
 
 
-class CSVRenderer(BaseRenderer):
-    """For the negotiation alone; errors are JSON."""
+class WhateverAccepted(BaseContentNegotiation):
+    """A file is what it is, and what keeps it from being sent is told in JSON."""
 
-    media_type = "text/csv"
-    format = "csv"
+    def select_parser(self, request: Any, parsers: Any) -> Any:
+        return DefaultContentNegotiation().select_parser(request, parsers)
+
+    def select_renderer(
+        self, request: Any, renderers: Any, format_suffix: str | None = None
+    ) -> tuple[Any, str]:
+        return JSONRenderer(), JSONRenderer.media_type
 
 
 class CSVExport:
@@ -37,7 +43,12 @@ class CSVExport:
     #: The columns, by their names in the first line.
     export_columns: Sequence[str]
 
-    @action(detail=False, methods=["get"], pagination_class=None, renderer_classes=[CSVRenderer])
+    @action(
+        detail=False,
+        methods=["get"],
+        pagination_class=None,
+        content_negotiation_class=WhateverAccepted,
+    )
     def export(self, request: Request) -> StreamingHttpResponse:
         view: Any = self
         queryset = view.filter_queryset(view.get_queryset())
