@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from telemetry.models import MergedTelemetricOTT, SyncState
 from telemetry.services.holding import chain_hold, state_locked
-from telemetry.services.windows import PLAN, RECORDS, name_of, windows
+from telemetry.services.windows import PLAN, RECORDS, name_of, views_named_by
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ SECONDS = 120.0
 _COLUMNS = [
     field.name for field in MergedTelemetricOTT._meta.concrete_fields if field.name != "data_name"
 ]
-_NEW = "revision > %(after)s AND revision <= %(up_to)s"
+_BROUGHT = f"SELECT * FROM {RECORDS} WHERE revision > %(after)s AND revision <= %(up_to)s"
 _VIEW = ", ".join(f"view.{name}" for name in _COLUMNS)
 _CHANGED = [*(name for name in _COLUMNS if name != "record_id"), "data_name"]
 
@@ -38,13 +38,10 @@ _MERGE = f"""
     WITH changed AS (
         INSERT INTO {MergedTelemetricOTT._meta.db_table} AS old ({", ".join(_COLUMNS)}, data_name)
         SELECT {_VIEW}, {name_of("view")}
-        FROM (SELECT {_VIEW} FROM {RECORDS} view WHERE {_NEW} AND action_id = 8
+        FROM (SELECT {_VIEW} FROM ({_BROUGHT} OFFSET 0) view WHERE action_id = 8
               UNION ALL
-              SELECT {_VIEW} FROM ({windows(f"SELECT * FROM {RECORDS} WHERE {_NEW}")}) named
-              JOIN {RECORDS} view
-                  ON view.action_id = 8 AND view.data_id = named.data_id
-                 AND view.timestamp >= named.since AND view.timestamp < named.until
-              WHERE view.revision <= %(after)s) view
+              SELECT {_VIEW} FROM ({views_named_by(_BROUGHT)}) view
+              WHERE revision <= %(after)s) view
         ON CONFLICT (record_id) DO UPDATE
         SET {", ".join(f"{name} = excluded.{name}" for name in _CHANGED)}
         WHERE {_row("old")} IS DISTINCT FROM {_row("excluded")}

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from telemetry.models import QuarantinedRecord
 from telemetry.services.holding import state_locked
 from telemetry.services.records import COLUMNS, EXTRA, TEXT, BadRecord, Page
-from telemetry.services.windows import PLAN, RECORDS, windows
+from telemetry.services.windows import PLAN, RECORDS, views_named_by
 
 _MERGED = "telemetry_mergedtelemetricott"
 
@@ -64,10 +64,9 @@ _CORRECTED = f"""
 """
 # A corrected name may no longer be that of the views that have it: the merge takes them up anew.
 _TAKE_UP_VIEWS = f"""
-    UPDATE {RECORDS} view SET revision = %(revision)s
-    FROM ({windows(_CORRECTED.format(columns="old.*"))}) named
-    WHERE view.action_id = 8 AND view.data_id = named.data_id
-      AND view.timestamp >= named.since AND view.timestamp < named.until
+    UPDATE {RECORDS} SET revision = %(revision)s
+    WHERE record_id IN (
+        SELECT record_id FROM ({views_named_by(_CORRECTED.format(columns="old.*"))}) view)
 """
 _FORGET_VIEWS = f"""
     DELETE FROM {_MERGED} WHERE record_id IN (

@@ -11,11 +11,23 @@ _NAMES = "action_id = 7 AND data_name <> ''"
 _ORDER = "timestamp, record_id"
 
 
-def windows(told: str) -> str:
-    """A query of `data_id`, `since` and `until`, for a query of records.
+def views_named_by(told: str) -> str:
+    """A query of the views that the names told by these records are for, for a query of records.
 
     Of records that tell no name nothing comes.
     """
+    # OFFSET 0 keeps the planner from joining otherwise than by the index of views.
+    return f"""
+        SELECT view.* FROM ({_windows(told)} OFFSET 0) named
+        CROSS JOIN LATERAL (
+            SELECT * FROM {RECORDS}
+            WHERE action_id = 8 AND data_id = named.data_id
+              AND timestamp >= named.since AND timestamp < named.until
+            OFFSET 0) view
+    """
+
+
+def _windows(told: str) -> str:
     return f"""
         SELECT told.data_id,
                CASE WHEN EXISTS (
@@ -27,7 +39,7 @@ def windows(told: str) -> str:
                          WHERE {_NAMES} AND data_id = told.data_id
                            AND ({_ORDER}) > (told.timestamp, told.record_id)
                          ORDER BY {_ORDER} LIMIT 1), 'infinity') AS until
-        FROM ({told}) told WHERE {_NAMES}
+        FROM ({told} OFFSET 0) told WHERE {_NAMES}
     """
 
 
