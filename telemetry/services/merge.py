@@ -25,7 +25,10 @@ SECONDS = 120.0
 _COLUMNS = [
     field.name for field in MergedTelemetricOTT._meta.concrete_fields if field.name != "data_name"
 ]
-_BROUGHT = f"SELECT * FROM {RECORDS} WHERE revision > %(after)s AND revision <= %(up_to)s"
+_NEW = "revision > %(after)s AND revision <= %(up_to)s"
+_NAMED = views_named_by(
+    f"SELECT * FROM {RECORDS} WHERE {_NEW}", revision="%(after)s", merged="%(up_to)s"
+)
 _VIEW = ", ".join(f"view.{name}" for name in _COLUMNS)
 _CHANGED = [*(name for name in _COLUMNS if name != "record_id"), "data_name"]
 
@@ -38,10 +41,9 @@ _MERGE = f"""
     WITH changed AS (
         INSERT INTO {MergedTelemetricOTT._meta.db_table} AS old ({", ".join(_COLUMNS)}, data_name)
         SELECT {_VIEW}, {name_of("view")}
-        FROM (SELECT {_VIEW} FROM ({_BROUGHT} OFFSET 0) view WHERE action_id = 8
+        FROM (SELECT {_VIEW} FROM {RECORDS} view WHERE {_NEW} AND action_id + 0 = 8
               UNION ALL
-              SELECT {_VIEW} FROM ({views_named_by(_BROUGHT)}) view
-              WHERE revision <= %(after)s) view
+              SELECT {_VIEW} FROM ({_NAMED}) view) view
         ON CONFLICT (record_id) DO UPDATE
         SET {", ".join(f"{name} = excluded.{name}" for name in _CHANGED)}
         WHERE {_row("old")} IS DISTINCT FROM {_row("excluded")}

@@ -62,11 +62,14 @@ _CORRECTED = f"""
           WHERE page.record_id <= %(highest)s) new ON new.record_id = old.record_id
     WHERE {_row("old")} IS DISTINCT FROM {_row("new")}
 """
+_NAMED_OTHERWISE = views_named_by(
+    _CORRECTED.format(columns="old.*"), revision="%(revision)s", merged="-1"
+)
 # A corrected name may no longer be that of the views that have it: the merge takes them up anew.
 _TAKE_UP_VIEWS = f"""
     UPDATE {RECORDS} SET revision = %(revision)s
     WHERE record_id IN (
-        SELECT record_id FROM ({views_named_by(_CORRECTED.format(columns="old.*"))}) view)
+        SELECT record_id FROM ({_NAMED_OTHERWISE}) view)
 """
 _FORGET_VIEWS = f"""
     DELETE FROM {_MERGED} WHERE record_id IN (
