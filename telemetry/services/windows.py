@@ -10,11 +10,16 @@ _NAMES = "action_id = 7 AND data_name <> ''"
 _ORDER = "timestamp, record_id"
 
 
+#: What decides which views a name is for.
+TOLD = ("record_id", "timestamp", "action_id", "data_id", "data_name")
+
+
 def views_named_by(told: str, *, revision: str, merged: str) -> str:
     """A query of the views up to a revision that the names told by these records are for.
 
-    `told` is a query of records; of those that tell no name nothing comes, and neither of those
-    that repeat the name before them when that is merged, or is about to be: up to that revision.
+    `told` is a query of records, of TOLD at least. Of those that tell no name nothing comes, and
+    neither of those that repeat the name before them when that is merged, or is about to be: up to
+    that revision.
     """
     # OFFSET 0 keeps the planner from joining otherwise than by the index of views.
     return f"""
@@ -37,7 +42,8 @@ def _windows(told: str, merged: str) -> str:
                            AND ({_ORDER}) > (told.timestamp, told.record_id)
                            AND data_name <> told.data_name
                          ORDER BY {_ORDER} LIMIT 1), 'infinity') AS until
-        FROM (SELECT * FROM ({told} OFFSET 0) told WHERE {_NAMES} OFFSET 0) told
+        FROM (SELECT data_id, data_name, {_ORDER} FROM ({told} OFFSET 0) told
+              WHERE {_NAMES} OFFSET 0) told
         LEFT JOIN LATERAL (
             SELECT data_name, revision FROM {RECORDS}
             WHERE {_NAMES} AND data_id = told.data_id

@@ -47,7 +47,7 @@ def merge_all() -> dict[str, Any]:
 )
 def test_a_view_gets_the_last_name_before_it_or_else_the_first_after_it(records, expected):
     stored(*records)
-    assert merge_all() == {"merged": 1, "updated": 0, "is_complete": True}
+    assert merge_all() == {"merged": 1, "is_complete": True}
     assert names() == {2: expected}
 
 
@@ -56,7 +56,7 @@ def test_a_view_without_a_name_gets_it_when_it_is_told():
     merge_all()
     assert names() == {2: ""}
     stored(name_told(3, at(9), "Uno"))
-    assert merge_all() == {"merged": 0, "updated": 1, "is_complete": True}
+    assert merge_all() == {"merged": 1, "is_complete": True}
     assert names() == {2: "Uno"}
 
 
@@ -71,7 +71,7 @@ def test_a_name_that_came_late_takes_the_views_after_it():
 
 def test_only_views_are_merged():
     stored(told(1, actionId=1), told(2, actionId=None), name_told(3, at(0), "Uno"))
-    assert merge_all() == {"merged": 0, "updated": 0, "is_complete": True}
+    assert merge_all() == {"merged": 0, "is_complete": True}
     assert names() == {}
 
 
@@ -170,12 +170,12 @@ def test_the_result_is_a_function_of_the_records(steps: Iterable[tuple[Any, int 
                 stored(*(entry(number, page[number]) for number in sorted(page)))
             records.update(page)
             if batch:
-                while batch_merge(holder=HOLDER, pages=batch):
+                while batch_merge(holder=HOLDER, pages=batch) is not None:
                     pass
                 assert names() == reference(records)
         merge_all()
         assert names() == reference(records)
-        assert merge_all() == {"merged": 0, "updated": 0, "is_complete": True}
+        assert merge_all() == {"merged": 0, "is_complete": True}
         transaction.set_rollback(True)
 
 
@@ -184,11 +184,11 @@ def test_a_run_goes_on_where_the_one_before_stopped(monkeypatch):
     for number in range(1, 4):
         stored(told(number))
     monkeypatch.setattr("telemetry.services.merge.BATCH", 1)
-    assert batch_merge(holder=HOLDER, pages=1) == (1, 0)
-    assert merge_all() == {"merged": 2, "updated": 0, "is_complete": True}
+    assert batch_merge(holder=HOLDER, pages=1) == 1
+    assert merge_all() == {"merged": 2, "is_complete": True}
     monkeypatch.setattr("telemetry.services.merge.SECONDS", 0)
     stored(told(9))
-    assert merge_all() == {"merged": 0, "updated": 0, "is_complete": False}
+    assert merge_all() == {"merged": 0, "is_complete": False}
     state = SyncState.objects.get()
     assert (state.revision, state.merged_revision) == (4, 3)
 
@@ -232,6 +232,6 @@ def test_a_batch_reads_what_it_needs_whatever_the_statistics_say(analysed):
     analyse("when it was full")
     # For each record its row, and ways through some indexes.
     assert pages_read(0, 6) < 6000 * 100
-    while batch_merge(holder=HOLDER, pages=5):
+    while batch_merge(holder=HOLDER, pages=5) is not None:
         pass
     assert pages_read(5, 6) < 1000 * 100
