@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from django.conf import settings
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 
 from marketplace.metrics import PREFIX
@@ -10,9 +11,9 @@ from telemetry import selectors
 
 def from_postgresql() -> Iterator[Metric]:
     """Nothing where no telemetry is synced."""
-    state = selectors.sync_state()
-    if not state["configured"]:
+    if not settings.PANACCESS_URL:
         return
+    state = selectors.sync_state()
     told = {
         "highest_id": ("The highest record that is stored or in quarantine.", "highest_id"),
         "quarantined": ("Records of PanAccess that could not be stored.", "quarantined"),
