@@ -5,6 +5,7 @@ from typing import Any
 from celery import chain, shared_task
 
 from task_manager.retrying import RetryingTask
+from telemetry.exceptions import TelemetryError
 from telemetry.services import holding, merge, sync
 
 
@@ -32,7 +33,7 @@ def sync_and_merge_telemetry_chain(self: ChainTask) -> dict[str, Any]:
     try:
         sync.require_url()
         holding.chain_hold(self.holder)
-    except holding.Skipped as reason:
+    except TelemetryError as reason:
         return {"skipped": str(reason)}
     started = chain(sync_telemetry_task.si(), merge_ott_task.s()).apply_async()
     return {"started": started.id}
@@ -43,7 +44,7 @@ def sync_telemetry_task(self: ChainTask) -> dict[str, Any]:
     """Store what PanAccess has beyond the highest record that is known."""
     try:
         result = sync.telemetry_sync(holder=self.holder)
-    except holding.Skipped as reason:
+    except TelemetryError as reason:
         return {"skipped": str(reason)}
     if not self.request.chain:
         holding.chain_release(self.holder)
@@ -58,7 +59,7 @@ def merge_ott_task(self: ChainTask, sync_result: dict[str, Any] | None = None) -
     """
     try:
         result = merge.ott_merge(holder=self.holder)
-    except holding.Skipped as reason:
+    except TelemetryError as reason:
         return {"skipped": str(reason)}
     holding.chain_release(self.holder)
     return {**result, "highest_id_after": (sync_result or {}).get("highest_id_after")}

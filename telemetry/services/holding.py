@@ -9,21 +9,11 @@ from django.db import connection
 from django.db.models import Q
 from django.utils import timezone
 
+from telemetry.exceptions import NotHeld
 from telemetry.models import SyncState
 
 #: More than a retry's minute, and than the longest that a call or a batch takes.
 SECONDS = 300
-
-
-class Skipped(Exception):
-    """There is nothing to be done now, and that is no error. The docstring is the reason."""
-
-    def __str__(self) -> str:
-        return str(self.__doc__)
-
-
-class NotHeld(Skipped):
-    """Another chain of sync and merge is at work."""
 
 
 def chain_hold(holder: str) -> None:

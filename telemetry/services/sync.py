@@ -17,8 +17,9 @@ from django.utils import timezone
 
 from marketplace.context import belonging_to, current
 from telemetry.clients.panaccess import PanAccess, PanAccessError
+from telemetry.exceptions import NotConfigured
 from telemetry.models import SyncState
-from telemetry.services.holding import Skipped, chain_hold
+from telemetry.services.holding import chain_hold
 from telemetry.services.records import Page, parsed
 from telemetry.services.storing import Stored, page_store
 
@@ -61,17 +62,13 @@ class Result:
         self.highest_id_after = stored.highest_id
 
 
-class NotConfigured(Skipped):
-    """PANACCESS_URL is not set."""
-
-
 def require_url() -> None:
     if not settings.PANACCESS_URL:
         raise NotConfigured
 
 
 def telemetry_sync(*, holder: str) -> dict[str, Any]:
-    """Store what is new. Raises Skipped, PanAccessError; what came before it is stored."""
+    """Store what is new. Raises TelemetryError, PanAccessError; what came before it is stored."""
     require_url()
     chain_hold(holder)
     began = timezone.now()

@@ -8,8 +8,9 @@ from django.db import connection, transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from telemetry.exceptions import NotHeld
 from telemetry.models import MergedTelemetricOTT, SyncState, TelemetryRecordEntry
-from telemetry.services.holding import NotHeld, chain_hold
+from telemetry.services.holding import chain_hold
 from telemetry.services.merge import batch_merge, ott_merge
 from telemetry.tests.telling import HOLDER, at, name_told, stored, told
 
