@@ -243,6 +243,7 @@ class Page:
     csv: str
     #: The lowest id in it; None where it is empty.
     lowest_id: int | None
+    #: None with the id of a good one.
     bad: list[BadRecord]
     #: Of all records that have one, as they came.
     ids: list[int]
@@ -264,6 +265,7 @@ def parsed(entries: Iterable[Any]) -> Page:
     bad = [
         BadRecord("; ".join(texts), _payload(records[index]), ids[index])
         for index, texts in sorted(reasons.items())
+        if ids[index] not in by_id
     ]
     bad += [BadRecord("is not an object", _payload(entry), None) for entry in strangers]
     return Page(
