@@ -23,7 +23,7 @@ LONGEST = "x" * TEXT_LENGTH
 MORNING = "2026-11-20 10:30:00"
 
 
-def fields_of(record_id: int) -> dict[str, Any]:
+def fields_of(record_id: int) -> Any:
     return TelemetryRecordEntry.objects.filter(pk=record_id).values().get()
 
 
@@ -104,7 +104,7 @@ def test_a_value_is_stored_as_what_it_means(field, value, expected):
         ("recordId", True, "true is not a whole number"),
         ("recordId", "R7", '"R7" is not a whole number'),
         ("recordId", " 7", '" 7" is not a whole number'),
-        ("recordId", "٧", '"\\u0667" is not a whole number'),
+        ("recordId", "\u0667", '"\\u0667" is not a whole number'),
         ("recordId", 7.5, "7.5 is not a whole number"),
         ("recordId", 2**63, "9223372036854775808 is not a whole number"),
         ("timestamp", None, "is missing"),
@@ -198,14 +198,14 @@ def test_what_is_nested_too_deeply_stops_nothing(field):
     [
         ({}, None),
         ({"appVersion": "4.2"}, {"appVersion": "4.2"}),
-        ({"signal": {"level": 7, "unit": None}, "tags": []}, {"signal": {"level": 7, "unit": None}, "tags": []}),
+        ({"signal": {"level": None}, "tags": []}, {"signal": {"level": None}, "tags": []}),
         ({"": "", "\\u0000": "\\u0000"}, {"": "", "\\u0000": "\\u0000"}),
         ({"date": "2026-11-19"}, {"date": "2026-11-19"}),
         ({"date": 20_261_120, "x": 1}, {"date": 20_261_120, "x": 1}),
         ({"date": ""}, None),
         ({"date": None}, None),
     ],
-)  # fmt: skip
+)
 def test_what_has_no_column_of_its_own_goes_to_extra(extra, expected):
     stored(told(1, MORNING, **extra))
     row = fields_of(1)
@@ -222,7 +222,7 @@ def test_a_record_with_an_extra_that_cannot_be_stored_is_kept_apart(extra):
     stored(told(1, **extra), told(2))
     bad = QuarantinedRecord.objects.get()
     assert bad.record_id == 1
-    assert bad.reason == f"{json.dumps([*extra][0])[1:-1]}: cannot be stored"
+    assert bad.reason == f"{json.dumps(next(iter(extra)))[1:-1]}: cannot be stored"
     assert json.loads(bad.payload) == told(1, **extra)
 
 
@@ -250,7 +250,7 @@ ODD: dict[str, list[Any]] = {
     "timestamp": ["0001-01-01 00:00:00", "9999-12-31 23:59:59", "0000-00-00 00:00:00"],
     "created": ["0001-01-01 00:00:00", "9999-12-31 23:59:59", "2026-02-29 00:00:00"],
     "subscriberCode": [LONGEST, f"{LONGEST}y", "\0", "\ud800", "\\.", '"', "\n", 1e16],
-    "profileId": [str(2**63), 2**63, -(2**63), -BIGGEST, 1e18, 2.0**63, "٣"],
+    "profileId": [str(2**63), 2**63, -(2**63), -BIGGEST, 1e18, 2.0**63, "\u0663"],
     "manual": [2, 1.0, "TRUE", "no"],
     "dataPrice": [1e14, "99999999999999.9999999", "1e-999999999", "0e999999999", 1e-7, "-1_0"],
     "date": ["2026-11-19", "\0", 0],

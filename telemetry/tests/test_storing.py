@@ -18,7 +18,7 @@ from telemetry.tests.telling import HOLDER, stored, told
 pytestmark = pytest.mark.django_db
 
 
-def row(record_id: int) -> dict[str, Any]:
+def row(record_id: int) -> Any:
     return TelemetryRecordEntry.objects.filter(pk=record_id).values().get()
 
 
@@ -26,7 +26,7 @@ def ids() -> list[int]:
     return [*TelemetryRecordEntry.objects.order_by("pk").values_list("pk", flat=True)]
 
 
-def state() -> dict[str, Any]:
+def state() -> Any:
     return SyncState.objects.values("highest_id", "next_offset", "revision").get()
 
 
