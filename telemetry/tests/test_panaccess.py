@@ -54,7 +54,9 @@ def fail_with(sandbox: Sandbox, settings: Any) -> Callable[..., None]:
     def switch_on(fault: str, *, calls: int = 0) -> None:
         if fault in ("slow", "dripping"):
             settings.PANACCESS_TIMEOUT_SECONDS = 0.5
-        sandbox.fault(fault, calls=calls)
+            sandbox.fault(fault, calls=calls, seconds=3600)
+        else:
+            sandbox.fault(fault, calls=calls)
 
     return switch_on
 
@@ -187,6 +189,14 @@ def test_a_call_that_fails_each_time_is_an_error(sandbox, fail_with, called, fau
             page(client)
     assert str(error.value) == f"{LIST}: {LAST_WORDS[fault]}"
     assert called() == {LIST: TRIES}
+
+
+def test_a_body_that_stops_coming_is_an_error(sandbox, fail_with):
+    with PanAccess() as client:
+        page(client)
+        fail_with("dripping")  # a byte every few seconds, of so short an answer
+        with pytest.raises(PanAccessAway, match="no whole answer within 0.5 s"):
+            page(client, limit=1)
 
 
 def test_nobody_there_is_an_error(use):
@@ -382,12 +392,13 @@ def test_failures_that_are_not_in_a_row_do_not_open_the_circuit(sandbox):
             assert len(page(client)) == 100
 
 
-def test_refusals_do_not_open_the_circuit(sandbox, settings, called):
-    settings.PANACCESS_PASSWORD = "wrong"
+@pytest.mark.parametrize(("setting", "path"), [("PASSWORD", ""), ("URL", "/elsewhere")])
+def test_refusals_do_not_open_the_circuit(sandbox, settings, setting, path):
+    setattr(settings, f"PANACCESS_{setting}", f"{sandbox.url}{path}")
     with PanAccess() as client:
-        for _ in range(CIRCUIT_FAILURES + 1):
-            assert "Wrong username" in fail(client)
-    assert called() == {"login": CIRCUIT_FAILURES + 1}
+        told = {fail(client) for _ in range(CIRCUIT_FAILURES + 1)}
+    assert len(told) == 1
+    assert "not tried" not in told.pop()
 
 
 # --- Secrets ---
