@@ -17,6 +17,8 @@ class Reply:
     body: bytes
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
+    #: Whether the connection stays open when the body is too short.
+    stalls: bool = False
 
 
 def sound(answer: Any) -> Reply:
@@ -65,6 +67,9 @@ def vendor(
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(reply.body)
+            if reply.stalls:
+                self.wfile.flush()
+                self.rfile.read(1)  # until the client goes
             self.close_connection = int(reply.headers.get("Content-Length", 0)) > len(reply.body)
 
         def log_request(self, *_: object) -> None:
