@@ -1,0 +1,174 @@
+"""Real workers sync from the simulator of PanAccess and merge, whatever dies or is down."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+from django.conf import settings
+from django.utils import timezone
+
+from task_manager.models import DeadLetter, TaskExecution
+from telemetry.models import MergedTelemetricOTT, SyncState, TelemetryRecordEntry
+from tests import impatient_telemetry
+from tests.processes import celery, wait_until
+from tests.sandbox import Sandbox, running_sandbox
+from tests.servers import operator
+from tests.test_worker_cancel import children_of
+from tests.test_worker_tracking import ended, row, send
+
+pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
+
+CHAIN, SYNC, MERGE = (
+    f"telemetry.tasks.{name}"
+    for name in ("sync_and_merge_telemetry_chain", "sync_telemetry_task", "merge_ott_task")
+)
+#: So that a sync takes some seconds.
+MANY = 8000
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Sandbox]:
+    with running_sandbox() as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(running: Sandbox) -> Sandbox:
+    running.clear()
+    running.freeze(0, 2500)
+    return running
+
+
+@contextmanager
+def worker(log: Path, sandbox: Sandbox, **environ: str) -> Iterator[Any]:
+    variables = {
+        "PANACCESS_URL": sandbox.url,
+        "PANACCESS_USERNAME": sandbox.username,
+        "PANACCESS_PASSWORD": sandbox.password,
+        "PANACCESS_API_TOKEN": sandbox.token,
+        "CELERY_IMPORTS": impatient_telemetry.__name__,
+        **environ,
+    }
+    with celery("worker", "--concurrency=2", "--loglevel=info", log=log, **variables) as process:
+        wait_until(lambda: b" ready." in log.read_bytes(), what="the worker is ready")
+        yield process
+
+
+@pytest.fixture(scope="module")
+def folder(worker_database, running, tmp_path_factory) -> Iterator[Path]:
+    """A worker's; its logs are in it."""
+    folder = tmp_path_factory.mktemp("logs")
+    with worker(folder / "console.log", running, LOG_DIR=str(folder)):
+        yield folder
+
+
+def stored() -> list[int]:
+    return [*TelemetryRecordEntry.objects.order_by("pk").values_list("pk", flat=True)]
+
+
+def listed(sandbox: Sandbox) -> list[int]:
+    return [record["recordId"] for record in sandbox.listing()]
+
+
+def result_of(execution: TaskExecution) -> Any:
+    return execution.result
+
+
+def chain_run() -> tuple[Any, Any]:
+    """What sync and merge of a chain return."""
+    begun = TaskExecution.objects.values_list("pk", flat=True)
+    known = {*begun}
+    started = result_of(ended(CHAIN))["started"]
+    merge = result_of(row(started, "SUCCESS"))
+    sync = TaskExecution.objects.exclude(pk__in=known).get(celery_name=SYNC)
+    return result_of(row(sync.pk, "SUCCESS")), merge
+
+
+def is_free() -> bool:
+    return SyncState.objects.get().holder == ""
+
+
+def test_a_chain_stores_what_is_new_and_names_the_views(folder, sandbox):
+    sync, merge = chain_run()
+    records = sandbox.listing()
+    views = [record for record in records if record["actionId"] == 8]
+    highest = records[-1]["recordId"]
+    assert stored() == [record["recordId"] for record in records]
+    assert (sync["inserted"], sync["is_complete"]) == (2500, True)
+    assert sync["highest_id_after"] == highest
+    expected = {"merged": len(views), "updated": 0, "is_complete": True}
+    assert merge == {**expected, "highest_id_after": highest}
+    named = next(record for record in records if record["actionId"] == 7)
+    view = next(record for record in views if record["dataId"] == named["dataId"])
+    merged = MergedTelemetricOTT.objects.get(pk=view["recordId"])
+    assert merged.data_name.removesuffix(" HD") == named["dataName"].removesuffix(" HD")
+    wait_until(is_free, what="the chain is let go")
+    sandbox.freeze(0, 2510)
+    sync, _ = chain_run()
+    assert (sync["highest_id_before"], sync["inserted"], sync["pages"]) == (highest, 10, 1)
+
+
+def test_a_chain_that_is_due_while_one_runs_is_skipped(folder, sandbox):
+    sandbox.fault("slow", calls=0, seconds=4)
+    first = send(CHAIN)
+    started = result_of(row(first, "SUCCESS"))["started"]
+    assert [*result_of(ended(CHAIN))] == ["skipped"]
+    assert [*result_of(ended(SYNC))] == ["skipped"]
+    assert [*result_of(ended(MERGE))] == ["skipped"]
+    sandbox.clear()
+    row(started, "SUCCESS")
+    assert stored() == listed(sandbox)
+
+
+def test_while_panaccess_is_down_a_sync_is_tried_four_times_and_the_next_goes_on(folder, sandbox):
+    sandbox.fault("error_500", calls=0)
+    merge = result_of(row(send(CHAIN), "SUCCESS"))["started"]
+    failed = TaskExecution.objects.filter(celery_name=SYNC, status="FAILURE")
+    wait_until(failed.exists, seconds=60, what="the sync has failed")
+    sync = failed.get()
+    assert (sync.retries, stored()) == (3, [])
+    assert "PanAccessAway" in sync.error
+    wait_until(is_free, what="the chain is let go")
+    assert "PanAccessAway: login: " in SyncState.objects.get().error
+    errors = (folder / "errors.log").read_text()
+    assert errors.count(": ERROR/") == 1
+    assert sync.pk in errors
+    assert not DeadLetter.objects.exists()
+    assert not TaskExecution.objects.filter(pk=merge, status="SUCCESS").exists()
+    sandbox.clear()
+    close_circuit()
+    chain_run()
+    assert stored() == listed(sandbox)
+    assert SyncState.objects.get().error == ""
+
+
+def close_circuit() -> None:
+    with operator(settings.REDIS_URL) as client:
+        client.delete("panaccess:pybreaker:state", "panaccess:pybreaker:fail_counter")
+
+
+def test_a_killed_worker_s_sync_is_gone_on_with_by_another(broker: redis.Redis, sandbox, tmp_path):
+    sandbox.freeze(0, MANY)
+    sandbox.fault("slow", calls=0, seconds=1)
+    with worker(tmp_path / "one.log", sandbox) as process:
+        send(CHAIN)
+        wait_until(TelemetryRecordEntry.objects.exists, what="it is at work")
+        for pid in [process.pid, *map(int, children_of(process.pid))]:
+            os.kill(pid, signal.SIGKILL)
+        process.wait()
+    sandbox.clear()
+    known = stored()
+    assert 0 < len(known) < MANY
+    with worker(tmp_path / "two.log", sandbox):
+        assert [*result_of(ended(CHAIN))] == ["skipped"]  # nobody knows yet that it is dead
+        SyncState.objects.update(held_until=timezone.now())
+        sync, merge = chain_run()
+    assert sync["highest_id_before"] == known[-1]
+    assert sync["inserted"] == MANY - len(known)
+    assert merge["is_complete"]
+    assert stored() == listed(sandbox)
