@@ -112,8 +112,8 @@ def _ingest(options: argparse.Namespace, worker: Worker, count: int) -> table.Ro
         {"sync": partial(_sync, worker, count, file), "COPY": partial(_copy, count, file)},
     )
     return table.Row(
-        f"(a) ingest: `sync_telemetry_task`, {count:,} records in pages of 1,000 / bare COPY of the "
-        "same rows into the same table",
+        f"(a) ingest: `sync_telemetry_task`, {count:,} records in pages of 1,000 / bare COPY of "
+        "the same rows into the same table",
         measured["sync"],
         measured["COPY"],
         "/s",
@@ -159,8 +159,8 @@ def _merge(options: argparse.Namespace, worker: Worker, count: int) -> table.Row
         {"merge": partial(_merge_task, worker, views), "join": partial(_join, views)},
     )
     return table.Row(
-        f"(b) merge: `merge_ott_task`, {views:,} views among {count:,} records / one bare INSERT of "
-        "the SQL join into the same table",
+        f"(b) merge: `merge_ott_task`, {views:,} views among {count:,} records / one bare INSERT "
+        "of the SQL join into the same table",
         measured["merge"],
         measured["join"],
         "/s",
@@ -190,7 +190,7 @@ def _bare_join() -> str:
     from telemetry.services.windows import name_of
 
     fields = MergedTelemetricOTT._meta.concrete_fields
-    columns = [field.column for field in fields if field.column != "data_name"]
+    columns = [field.name for field in fields if field.name != "data_name"]
     listed = ", ".join(columns)
     return (
         f"INSERT INTO {_MERGED} ({listed}, data_name) "

@@ -59,7 +59,7 @@ def main() -> None:
             line = json.dumps(record(n), ensure_ascii=False).encode() + b","
             file.write(line)
             starts.append(starts[-1] + len(line))
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as records:
+    with path.open("rb") as made, mmap.mmap(made.fileno(), 0, access=mmap.ACCESS_READ) as records:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"

@@ -165,9 +165,11 @@ def configuration(
     handlers: dict[str, dict[str, Any]] = {
         "console": {"class": "logging.StreamHandler", "formatter": "console"}
     }
+    panaccess: dict[str, Any] = {}
     if folder:
         handlers |= _files(Path(folder), service)
-    for handler in handlers.values():
+        panaccess = {"panaccess": _file(Path(folder), "panaccess")}
+    for handler in (*handlers.values(), *panaccess.values()):
         handler |= {"filters": list(filters)}
     formatters = _formatters(env.read("LOG_FORMAT", "text", _format), service, lines)
     return {
@@ -175,7 +177,7 @@ def configuration(
         "disable_existing_loggers": False,
         "formatters": formatters,
         "filters": filters,
-        "handlers": handlers,
+        "handlers": handlers | panaccess,
         "root": {"handlers": list(handlers), "level": env.read("LOG_LEVEL", "INFO", _level)},
         "loggers": {
             # Without handlers of their own: Django's would mail each failed request to ADMINS.
@@ -183,6 +185,7 @@ def configuration(
                 name: {"handlers": [], "propagate": True}
                 for name in ("django", "django.server", "gunicorn.error")
             },
+            "telemetry": {"handlers": list(panaccess)},
             # Of the pool's processes; it passes nothing on by itself.
             "multiprocessing": {"handlers": list(handlers), "level": "ERROR"},
             # At DEBUG the pool shows whole messages.
@@ -229,12 +232,14 @@ def _formatters(form: str, service: str, lines: dict[str, str]) -> dict[str, Any
 def _files(folder: Path, service: str) -> dict[str, Any]:
     """django.log has every line, errors.log the errors, celery.log those of Celery's programs."""
     names = ["django", "errors", *(["celery"] if service in CELERY else [])]
-    files: dict[str, Any] = {
-        name: {"()": SharedFileHandler, "path": str(folder / f"{name}.log"), "formatter": "file"}
-        for name in names
-    }
+    files = {name: _file(folder, name) for name in names}
     files["errors"]["level"] = "ERROR"
     return files
+
+
+def _file(folder: Path, name: str) -> dict[str, Any]:
+    path = str(folder / f"{name}.log")
+    return {"()": SharedFileHandler, "path": path, "formatter": "file"}
 
 
 def _format(text: str) -> str:

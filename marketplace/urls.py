@@ -19,6 +19,7 @@ urlpatterns = [
     path("api/token/", TokenView.as_view(), name="token"),
     path("api/token/refresh/", TokenRefreshView.as_view(), name="token-refresh"),
     path("api/tasks/", include("task_manager.api.urls")),
+    path("api/telemetry/", include("telemetry.api.urls")),
     path("api/", include("promotions.api.urls")),
     re_path(r"^api(/|$)", unknown_address),
 ]

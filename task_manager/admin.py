@@ -12,7 +12,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from marketplace.api import BoundedPaginator
+from marketplace.admin import ReadOnlyAdmin
 from task_manager import selectors
 from task_manager.exceptions import TaskManagerError
 from task_manager.models import (
@@ -26,22 +26,6 @@ from task_manager.services.cancel import executions_cancel
 from task_manager.services.dead_letters import dead_letter_discard, dead_letter_parameters
 from task_manager.services.notifications import notifications_retry, settings_errors
 from task_manager.services.requeue import dead_letter_requeue
-
-
-class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Listings that stay fast on millions of rows, which tasks alone write."""
-
-    paginator = BoundedPaginator
-    show_full_result_count = False
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
 
 class KnownFilter(admin.SimpleListFilter):

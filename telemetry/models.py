@@ -97,7 +97,11 @@ class TelemetryRecordEntry(Telemetry):
                 condition=Q(action_id=7) & ~Q(data_name=""),
             ),
             models.Index(
-                "data_id", "timestamp", name="telemetry_record_views", condition=Q(action_id=8)
+                "data_id",
+                "timestamp",
+                "revision",
+                name="telemetry_record_views",
+                condition=Q(action_id=8),
             ),
         ]
 

@@ -18,6 +18,12 @@ from task_manager.models import (
     TaskNotification,
     TaskTemplate,
 )
+from telemetry.models import (
+    MergedTelemetricOTT,
+    QuarantinedRecord,
+    SyncState,
+    TelemetryRecordEntry,
+)
 
 
 @pytest.fixture
@@ -36,6 +42,13 @@ def world(callers, make_promo, make_store) -> dict[str, Any]:
     ShopperProfile.objects.filter(user=owner).update(phone="marker-phone")
     promo = make_promo(store=make_store(owner=owner))
     reservation = reservation_create(promo_id=promo.pk, shopper_id=owner.pk)
+    told_by_device = {
+        "record_id": 5,
+        "subscriber_code": "marker-subscriber",
+        "timestamp": now,
+        "date": now.date(),
+        "hour": now.hour,
+    }
     told = {"task_id": "marker-task", "task_name": "marker-name"}
     return {
         "store": promo.product.store,
@@ -72,6 +85,14 @@ def world(callers, make_promo, make_store) -> dict[str, Any]:
         "outboxtask": OutboxTask.objects.create(
             task_id="marker-task", celery_name="marker-celery", body='["marker-body"]'
         ),
+        "telemetryrecordentry": TelemetryRecordEntry.objects.create(
+            **told_by_device, ip="marker-ip", revision=1
+        ),
+        "mergedtelemetricott": MergedTelemetricOTT.objects.create(**told_by_device),
+        "quarantinedrecord": QuarantinedRecord.objects.create(
+            digest=b"1", reason="marker-reason", payload="marker-payload"
+        ),
+        "syncstate": SyncState.objects.create(error="marker-error"),
         "user": owner,
         "group": apps.get_model("auth.Group").objects.create(name="marker-group"),
     }
@@ -89,6 +110,9 @@ def addresses(world) -> Callable[[str], str]:
         "/api/tasks/notifications/": world["tasknotification"].pk,
         "/api/tasks/dead-letters/": world["deadletter"].pk,
         "/api/tasks/": world["taskexecution"].pk,
+        "/api/telemetry/records/": world["telemetryrecordentry"].pk,
+        "/api/telemetry/merged/": world["mergedtelemetricott"].pk,
+        "/api/telemetry/quarantine/": world["quarantinedrecord"].pk,
     }
 
     def fill(path: str) -> str:

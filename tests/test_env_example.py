@@ -16,7 +16,11 @@ PROJECT = Path(__file__).resolve().parent.parent
 SECRETS = {"DJANGO_SECRET_KEY", "POSTGRES_PASSWORD", "REDIS_PASSWORD", "FLOWER_BASIC_AUTH"}
 
 # Read by Compose itself, or passed on by it as it is.
-BY_COMPOSE = {"COMPOSE_FILE": "docker-compose.yml", "LOCALSTACK_AUTH_TOKEN": ""}
+BY_COMPOSE = {
+    "COMPOSE_FILE": "docker-compose.yml",
+    "COMPOSE_PROFILES": "",
+    "LOCALSTACK_AUTH_TOKEN": "",
+}
 
 
 def example() -> dict[str, tuple[str, str]]:

@@ -108,7 +108,7 @@ def test_status_names_every_program(running: Quickstart):
     while (result := running.run("status")).returncode and time.monotonic() < deadline:
         time.sleep(0.5)  # supervisor calls a program RUNNING after some seconds
     assert result.returncode == 0
-    for name in ("postgres", "redis", "aws", "web", "worker", "beat", "flower"):
+    for name in ("postgres", "redis", "aws", "sandbox", "web", "worker", "beat", "flower"):
         assert re.search(rf"^{name} +RUNNING", result.stdout, re.MULTILINE)
 
 

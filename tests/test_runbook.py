@@ -155,7 +155,7 @@ def test_a_sound_system_is_all_well(system: Quickstart):
     assert told["backup_at"] == "2026-01-01T00:00:00+00:00"
     assert told["notes"] == []
     states = {service["name"]: service["state"] for service in told["services"]}
-    programs = ("postgres", "redis", "aws", "web", "worker", "beat", "flower")
+    programs = ("postgres", "redis", "aws", "sandbox", "web", "worker", "beat", "flower")
     assert states == dict.fromkeys(programs, "running")
     (node,) = told["state"]["workers"]
     assert all(queue["workers"] == [node] for queue in told["state"]["queues"].values())

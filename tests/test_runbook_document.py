@@ -197,6 +197,7 @@ TROUBLES: dict[str, Callable[[System], Trouble]] = {
     "A task stays STARTED for ever": running,
     '"Task has been revoked"': revoked,
     "Tasks fail": failed,
+    "Telemetry does not come": stopped("sandbox", True),
     "The web does not answer, or refuses": stopped("web", True),
     "A password was changed and nothing connects": wrong_password,
     "The disk is full": backed_up,

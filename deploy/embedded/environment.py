@@ -26,6 +26,7 @@ PORTS = {
     "EMBEDDED_POSTGRES_PORT": 15432,
     "EMBEDDED_REDIS_PORT": 16379,
     "EMBEDDED_AWS_PORT": 14566,
+    "EMBEDDED_SANDBOX_PORT": 18090,
 }
 
 
@@ -45,6 +46,9 @@ SECRETS: dict[str, Callable[[], str]] = {
     "DJANGO_SECRET_KEY": lambda: secrets.token_urlsafe(48),
     "ADMIN_PASSWORD": _password,
     "DEMO_PASSWORD": _password,
+    # Of the simulator, which takes whatever it is given.
+    "PANACCESS_PASSWORD": _secret,
+    "PANACCESS_API_TOKEN": _secret,
     "FLOWER_BASIC_AUTH": lambda: f"admin:{_password()}",
 }
 
@@ -143,6 +147,10 @@ class Environment:
             "PROCESS_NOTIFICATION_QUEUE_SECONDS": "5",
             # moto forgets its queues when it stops.
             "NOTIFICATION_REPUBLISH_SECONDS": "20",
+            "SANDBOX_BIND": f"127.0.0.1:{self.values['EMBEDDED_SANDBOX_PORT']}",
+            "PANACCESS_URL": self.url("/panaccess/", port="EMBEDDED_SANDBOX_PORT"),
+            "PANACCESS_USERNAME": "sandbox",
+            "SYNC_AND_MERGE_TELEMETRY_SECONDS": "15",
             "WEB_BIND": f"127.0.0.1:{self.values['HOST_PORT_WEB']}",
             "WEB_WORKERS": "1",
             "CELERY_WORKER_CONCURRENCY": "2",

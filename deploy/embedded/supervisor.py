@@ -18,7 +18,7 @@ from deploy.embedded.errors import ProgramError
 from deploy.embedded.folder import PROJECT, Folder
 
 CONFIGURATION = PROJECT / "deploy" / "supervisor"
-SERVERS = ("postgres", "redis", "aws")
+SERVERS = ("postgres", "redis", "aws", "sandbox")
 PROGRAMS = ("web", "worker", "beat", "flower")
 #: supervisor's listener, which restarts a program that hangs.
 WATCHDOG = "watchdog"

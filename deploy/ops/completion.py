@@ -20,7 +20,7 @@ install, for bash in ~/.bashrc and for zsh in ~/.zshrc after compinit:
 """
 #: By the name that a parser gives to a value, what it may be; files otherwise.
 VALUES = {
-    "SERVICE": (*PROGRAMS, "proxy", "postgres", "redis", "localstack", "aws"),
+    "SERVICE": (*PROGRAMS, "proxy", "postgres", "redis", "localstack", "aws", "sandbox"),
     "WORKER": ("worker",),
     **dict.fromkeys(("QUEUE", "FROM", "TO"), ("high_priority", "default", "low_priority")),
 }

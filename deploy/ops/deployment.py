@@ -33,7 +33,7 @@ class State(StrEnum):
 class Service:
     """One process of a service: a container, a unit, a program of supervisor's."""
 
-    #: web, worker, beat, flower; proxy, postgres, redis, localstack or aws where it runs here.
+    #: web, worker, beat, flower; proxy, postgres, redis, localstack, aws or sandbox where it runs.
     name: str
     #: What its manager calls it: `flash-promos-web-1`, `marketplace-web.service`, `worker-2`.
     instance: str

@@ -165,6 +165,8 @@ def _waiting(state: dict[str, Any]) -> Iterator[Problem]:
         since = duration(promised["oldest_seconds"])
         what = f"{promised['waiting']} promised tasks are not in the broker, one for {since}"
         yield Problem(what, "scripts/logs worker, and scripts/doctor")
+    if error := state.get("telemetry", {}).get("error"):
+        yield Problem(f"the sync of telemetry failed: {error}", "scripts/logs worker")
     if (lag := state.get("tracking", {}).get("lag_seconds", 0.0)) > WAITED_SECONDS:
         yield Problem(f"the task history is {duration(lag)} behind", "scripts/logs worker")
 

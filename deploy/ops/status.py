@@ -188,6 +188,10 @@ def waiting(state: dict[str, Any]) -> Iterator[tuple[str, str]]:
         yield "Task notifications", f"{state['task_notifications_pending']} wait"
     if "dead_letters_waiting" in state:
         yield "Dead letters", f"{state['dead_letters_waiting']} wait"
+    if (telemetry := state.get("telemetry")) and telemetry["configured"]:
+        lag = telemetry["lag_seconds"]
+        told = "never complete yet" if lag is None else f"complete {cli.duration(lag)} ago"
+        yield "Telemetry", f"{told}, {telemetry['quarantined']} in quarantine"
     if tracking := state.get("tracking"):
         yield "Task history", f"{tracking['lag_seconds']:.1f} s behind"
 

@@ -15,6 +15,7 @@ SCHEDULE = {
     "reconcile-executions-every-minute": ("task_manager.tasks.reconcile_executions", 60.0),
     "check-queues-every-minute": ("task_manager.tasks.check_queues", 60.0),
     "cleanup-executions-every-hour": ("task_manager.tasks.cleanup_executions", 3600.0),
+    "sync-and-merge-telemetry": ("telemetry.tasks.sync_and_merge_telemetry_chain", 120.0),
     "deliver-task-notifications-every-15s": ("task_manager.tasks.deliver_notifications", 15.0),
 }
 

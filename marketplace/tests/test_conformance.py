@@ -17,6 +17,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 
 from promotions.services.reservations import reservation_create
 from task_manager.models import DeadLetter, TaskExecution, TaskNotification, TaskTemplate
+from telemetry.models import MergedTelemetricOTT, QuarantinedRecord, TelemetryRecordEntry
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker")]
 
@@ -83,6 +84,7 @@ def rows(staff, make_promo) -> dict[str, Any]:
     letter = DeadLetter.objects.create(
         task_id="known", task_name="a", celery_name=template.task_name, created_at=now
     )
+    told = {"record_id": 5, "timestamp": now, "date": now.date(), "hour": 7}
     return {
         "/api/stores/": promo.product.store_id,
         "/api/products/": promo.product_id,
@@ -92,6 +94,9 @@ def rows(staff, make_promo) -> dict[str, Any]:
         "/api/tasks/notifications/": notification.pk,
         "/api/tasks/dead-letters/": letter.pk,
         "/api/tasks/": execution.pk,
+        "/api/telemetry/records/": TelemetryRecordEntry.objects.create(**told, revision=1).pk,
+        "/api/telemetry/merged/": MergedTelemetricOTT.objects.create(**told).pk,
+        "/api/telemetry/quarantine/": QuarantinedRecord.objects.create(digest=b"1").pk,
     }
 
 

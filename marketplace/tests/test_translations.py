@@ -10,6 +10,7 @@ from django.utils import translation
 
 from promotions.exceptions import PromotionsError
 from task_manager.exceptions import TaskManagerError
+from telemetry.exceptions import TelemetryError
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "locale" / "es" / "LC_MESSAGES"
@@ -65,7 +66,12 @@ def test_every_marked_text_is_in_spanish(path: Path):
 
 
 @pytest.mark.parametrize(
-    "error", [*PromotionsError.__subclasses__(), *TaskManagerError.__subclasses__()]
+    "error",
+    [
+        *PromotionsError.__subclasses__(),
+        *TaskManagerError.__subclasses__(),
+        *TelemetryError.__subclasses__(),
+    ],
 )
 def test_every_refusal_is_in_spanish(error):
     with translation.override("es"):

@@ -4,11 +4,11 @@ from typing import Any
 
 from django import forms
 from django.db.models import QuerySet
-from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 from django_filters import rest_framework as filters  # type: ignore[import-untyped]
 from drf_spectacular.utils import extend_schema_field
 
+from marketplace.filters import NumberFilter, choice_error
 from promotions import selectors
 from promotions.models import FlashPromo, Product, Reservation, ReservationStatus, Segment
 
@@ -36,10 +36,7 @@ class PlaceFilter(filters.Filter):  # type: ignore[misc]
     field_class = PlaceField
 
 
-@extend_schema_field({"type": "integer", "minimum": 1})
-class StoreFilter(filters.Filter):  # type: ignore[misc]
-    field_class = forms.IntegerField
-
+class StoreFilter(NumberFilter):
     def __init__(self, field_name: str) -> None:
         super().__init__(
             field_name,
@@ -50,10 +47,6 @@ class StoreFilter(filters.Filter):  # type: ignore[misc]
                 ("invalid", "min_value"), _("Use the number of a store, such as 1.")
             ),
         )
-
-
-def choice_error(values: list[str]) -> dict[str, Any]:
-    return {"invalid_choice": format_lazy(_("Use one of: {values}."), values=", ".join(values))}
 
 
 class PromoFilter(filters.FilterSet):  # type: ignore[misc]

@@ -12,9 +12,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.serializers import BaseSerializer
 
+from marketplace.filters import TextFilter, choice_error
 from task_manager import exceptions
 from task_manager.api.errors import TaskManagerView, refusals
-from task_manager.api.filters import TextFilter, choice_error
 from task_manager.api.serializers import OBJECT
 from task_manager.models import DeadLetter, DeadLetterStatus
 from task_manager.services.dead_letters import dead_letter_discard, dead_letter_parameters

@@ -3,14 +3,13 @@
 from datetime import MINYEAR, UTC, datetime
 from typing import Any
 
-from django import forms
 from django.db.models import QuerySet
-from django.utils.text import format_lazy
 from django.utils.translation import gettext_lazy as _
 from django_filters import rest_framework as filters  # type: ignore[import-untyped]
 from django_filters.fields import IsoDateTimeField  # type: ignore[import-untyped]
 from drf_spectacular.utils import extend_schema_field
 
+from marketplace.filters import NumberFilter, TextFilter, choice_error
 from task_manager import selectors
 from task_manager.models import TaskExecution, TaskNotification, TaskStatus
 
@@ -28,23 +27,6 @@ ORDERS = [
     )
     for sign in ("-", "")
 ]
-
-
-def choice_error(values: list[str]) -> dict[str, Any]:
-    return {"invalid_choice": format_lazy(_("Use one of: {values}."), values=", ".join(values))}
-
-
-@extend_schema_field({"type": "integer", "minimum": 1})
-class NumberFilter(filters.Filter):  # type: ignore[misc]
-    """The number of a row."""
-
-    field_class = forms.IntegerField
-
-
-@extend_schema_field({"type": "string", "maxLength": 255, "pattern": r"^[^\x00]*$"})
-class TextFilter(filters.CharFilter):  # type: ignore[misc]
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, max_length=255, **kwargs)
 
 
 EARLIEST = datetime.min.replace(tzinfo=UTC)

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from telemetry.models import MergedTelemetricOTT, SyncState
 from telemetry.services.holding import chain_hold, state_locked
-from telemetry.services.windows import PLAN, RECORDS, name_of, windows
+from telemetry.services.windows import PLAN, RECORDS, TOLD, name_of, views_named_by
 
 logger = logging.getLogger(__name__)
 
@@ -23,9 +23,14 @@ BATCH = 50
 SECONDS = 120.0
 
 _COLUMNS = [
-    field.column for field in MergedTelemetricOTT._meta.concrete_fields if field.name != "data_name"
+    field.name for field in MergedTelemetricOTT._meta.concrete_fields if field.name != "data_name"
 ]
 _NEW = "revision > %(after)s AND revision <= %(up_to)s"
+_NAMED = views_named_by(
+    f"SELECT {', '.join(TOLD)} FROM {RECORDS} WHERE {_NEW}",
+    revision="%(after)s",
+    merged="%(up_to)s",
+)
 _VIEW = ", ".join(f"view.{name}" for name in _COLUMNS)
 _CHANGED = [*(name for name in _COLUMNS if name != "record_id"), "data_name"]
 
@@ -34,46 +39,40 @@ def _row(table: str) -> str:
     return f"({', '.join(f'{table}.{name}' for name in _CHANGED)})"
 
 
+# `+ 0`: the index of all views would be the wrong one.
 _MERGE = f"""
-    WITH changed AS (
-        INSERT INTO {MergedTelemetricOTT._meta.db_table} AS old ({", ".join(_COLUMNS)}, data_name)
-        SELECT {_VIEW}, {name_of("view")}
-        FROM (SELECT {_VIEW} FROM {RECORDS} view WHERE {_NEW} AND action_id = 8
-              UNION ALL
-              SELECT {_VIEW} FROM ({windows(f"SELECT * FROM {RECORDS} WHERE {_NEW}")}) named
-              JOIN {RECORDS} view
-                  ON view.action_id = 8 AND view.data_id = named.data_id
-                 AND view.timestamp >= named.since AND view.timestamp < named.until
-              WHERE view.revision <= %(after)s) view
-        ON CONFLICT (record_id) DO UPDATE
-        SET {", ".join(f"{name} = excluded.{name}" for name in _CHANGED)}
-        WHERE {_row("old")} IS DISTINCT FROM {_row("excluded")}
-        RETURNING xmax = 0 AS is_new)
-    SELECT count(*) FILTER (WHERE is_new), count(*) FILTER (WHERE NOT is_new) FROM changed
+    INSERT INTO {MergedTelemetricOTT._meta.db_table} AS old ({", ".join(_COLUMNS)}, data_name)
+    SELECT {_VIEW}, {name_of("view")}
+    FROM (SELECT {_VIEW} FROM {RECORDS} view WHERE {_NEW} AND action_id + 0 = 8
+          UNION ALL
+          SELECT {_VIEW} FROM ({_NAMED}) view) view
+    ON CONFLICT (record_id) DO UPDATE
+    SET {", ".join(f"{name} = excluded.{name}" for name in _CHANGED)}
+    WHERE {_row("old")} IS DISTINCT FROM {_row("excluded")}
 """
 
 
 def ott_merge(*, holder: str) -> dict[str, Any]:
     """Bring the merged records to what the stored ones say. Raises NotHeld.
 
-    `merged` and `updated` count views; `is_complete` is false when the time was up before.
+    `merged` counts views that are new or changed; `is_complete` is false when the time was up.
     """
     chain_hold(holder)
     deadline = time.monotonic() + SECONDS
-    merged = updated = 0
+    merged = 0
     while time.monotonic() < deadline:
-        counts = batch_merge(holder=holder)
-        if counts is None:
+        count = batch_merge(holder=holder)
+        if count is None:
             SyncState.objects.update(merged_at=timezone.now())
-            logger.info("Merged %d new views, changed %d", merged, updated)
-            return {"merged": merged, "updated": updated, "is_complete": True}
-        merged, updated = merged + counts[0], updated + counts[1]
-    logger.info("Merged %d new views, changed %d; there are more", merged, updated)
-    return {"merged": merged, "updated": updated, "is_complete": False}
+            logger.info("Merged %d views", merged)
+            return {"merged": merged, "is_complete": True}
+        merged += count
+    logger.info("Merged %d views; there are more", merged)
+    return {"merged": merged, "is_complete": False}
 
 
-def batch_merge(*, holder: str, pages: int = BATCH) -> tuple[int, int] | None:
-    """How many views were merged for the first time, and how many changed; None: all are done."""
+def batch_merge(*, holder: str, pages: int = BATCH) -> int | None:
+    """How many views are new or changed; None: all are merged."""
     with transaction.atomic(), connection.cursor() as cursor:
         state = state_locked(holder)
         after, up_to = state.merged_revision, min(state.merged_revision + pages, state.revision)
@@ -81,7 +80,7 @@ def batch_merge(*, holder: str, pages: int = BATCH) -> tuple[int, int] | None:
             return None
         cursor.execute(PLAN)
         cursor.execute(_MERGE, {"after": after, "up_to": up_to})
-        counts: tuple[int, int] = cursor.fetchone()
+        count: int = cursor.rowcount
         state.merged_revision = up_to
         state.save()
-    return counts
+    return count

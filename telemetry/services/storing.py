@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from telemetry.models import QuarantinedRecord
 from telemetry.services.holding import state_locked
 from telemetry.services.records import COLUMNS, EXTRA, TEXT, BadRecord, Page
-from telemetry.services.windows import PLAN, RECORDS, windows
+from telemetry.services.windows import PLAN, RECORDS, views_named_by
 
 _MERGED = "telemetry_mergedtelemetricott"
 
@@ -62,12 +62,14 @@ _CORRECTED = f"""
           WHERE page.record_id <= %(highest)s) new ON new.record_id = old.record_id
     WHERE {_row("old")} IS DISTINCT FROM {_row("new")}
 """
+_NAMED_OTHERWISE = views_named_by(
+    _CORRECTED.format(columns="old.*"), revision="%(revision)s", merged="-1"
+)
 # A corrected name may no longer be that of the views that have it: the merge takes them up anew.
 _TAKE_UP_VIEWS = f"""
-    UPDATE {RECORDS} view SET revision = %(revision)s
-    FROM ({windows(_CORRECTED.format(columns="old.*"))}) named
-    WHERE view.action_id = 8 AND view.data_id = named.data_id
-      AND view.timestamp >= named.since AND view.timestamp < named.until
+    UPDATE {RECORDS} SET revision = %(revision)s
+    WHERE record_id IN (
+        SELECT record_id FROM ({_NAMED_OTHERWISE}) view)
 """
 _FORGET_VIEWS = f"""
     DELETE FROM {_MERGED} WHERE record_id IN (
@@ -100,7 +102,7 @@ def page_store(page: Page, *, holder: str, next_offset: int) -> Stored:
             cursor.execute(f"{PLAN} {_STAGE}")
             with connection.wrap_database_errors:
                 cursor.copy_expert(_COPY, StringIO(page.csv))
-            params = {
+            params: dict[str, Any] = {
                 "zone": settings.PANACCESS_TIME_ZONE,
                 "highest": state.highest_id,
                 "revision": state.revision,

@@ -23,7 +23,7 @@ from tests.visitors import Visitors
 PROJECT = Path(__file__).resolve().parents[2]
 PRODUCTION = ("docker-compose.yml", "docker-compose.prod.yml")
 AWS_IMAGE = "localstack/localstack:4.14.0"
-PORTS = ("WEB", "FLOWER", "POSTGRES", "REDIS", "LOCALSTACK")
+PORTS = ("WEB", "FLOWER", "POSTGRES", "REDIS", "LOCALSTACK", "SANDBOX")
 
 #: A file of a release, and in it what is replaced by what.
 Edits = Mapping[str, tuple[str, str]]

@@ -1,8 +1,10 @@
 """`docker compose up` in a fresh clone, with no .env."""
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -199,3 +201,26 @@ def test_beat_and_worker_start_without_a_warning(stack: Stack) -> None:
     logs = stack.compose("logs", "beat", "worker")
     assert "superuser privileges" not in logs
     assert "RedBeat will stop" not in logs
+
+
+# Last: with a .env it is another stack.
+def test_telemetry_comes_from_the_simulator(stack: Stack) -> None:
+    (stack.folder / ".env").write_text(
+        "COMPOSE_PROFILES=sandbox\n"
+        "PANACCESS_URL=http://sandbox:8090/panaccess/\n"
+        "SYNC_AND_MERGE_TELEMETRY_SECONDS=5\n"
+    )
+    stack.compose("up", "--detach", "--wait")
+    assert stack.states()["sandbox"] == "healthy"
+    assert "a simulator" in stack.http("/", port="HOST_PORT_SANDBOX")[1]
+
+    def views() -> Any:
+        """A merged record with its channel's name."""
+        path = "/api/telemetry/merged/?page_size=100"
+        rows = json.loads(stack.http(path, token=stack.token)[1])["results"]
+        return [row for row in rows if row["data_name"]]
+
+    wait_until(views, seconds=60, what="a merged record")
+    state = json.loads(stack.http("/api/telemetry/state/", token=stack.token)[1])
+    assert (state["error"], state["quarantined"]) == ("", 0)
+    assert stack.unconfined().keys() == {"localstack"}
