@@ -62,12 +62,12 @@ def password_hash(password: str) -> str:
 class PanAccess:
     """Signed in at the first call, and for as long as it lasts."""
 
-    def __init__(self, wait: Any = WAIT) -> None:
+    def __init__(self, wait: Any = None) -> None:
         self._http = requests.Session()
         self._session_id = ""
         self._retrying = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(TRIES),
-            wait=wait,
+            wait=wait or WAIT,
             retry=tenacity.retry_if_exception_type(PanAccessAway),
             before_sleep=_log_retry,
             reraise=True,
@@ -138,11 +138,11 @@ class PanAccess:
             ) from None
         if answer.get("success") is True:
             return answer.get("answer")
-        message = str(answer.get("errorMessage") or "no reason given")[:500]
-        if self._session_id:
-            message = message.replace(self._session_id, MASK)
+        message = str(answer.get("errorMessage") or "no reason given")
         ended = re.search("session|logged", message, re.IGNORECASE)
-        raise (SessionEnded if ended else PanAccessError)(f"{function}: {message}")
+        raise (SessionEnded if ended else PanAccessError)(
+            f"{function}: {_harmless(message, parameters)}"
+        )
 
     def _post(self, function: str, parameters: dict[str, Any]) -> dict[str, Any]:
         """One try; raises PanAccessAway where another may help."""
@@ -212,13 +212,21 @@ def _reason(error: Exception) -> str:
 
 
 # --- What is logged ------------------------------------------------------------------------------
-#: Of the parameters; the others may be credentials.
-_HARMLESS = ("offset", "limit")
+#: Of the parameters.
+_SHOWN = ("offset", "limit")
+_CREDENTIALS = ("username", "password", "apiToken", "sessionId")
 
 
 def _shown(parameters: dict[str, Any]) -> str:
-    shown = [f"{name}={parameters[name]}" for name in _HARMLESS if name in parameters]
+    shown = [f"{name}={parameters[name]}" for name in _SHOWN if name in parameters]
     return f" {' '.join(shown)}" if shown else ""
+
+
+def _harmless(message: str, parameters: dict[str, Any]) -> str:
+    """PanAccess' own words on one line, without the credentials that it may repeat."""
+    for value in filter(None, map(parameters.get, _CREDENTIALS)):
+        message = message.replace(value, MASK)
+    return "".join(char if char.isprintable() else " " for char in message)[:500]
 
 
 def _log_retry(state: tenacity.RetryCallState) -> None:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from hashlib import sha256
 from io import StringIO
 from math import isfinite
@@ -22,11 +22,16 @@ from telemetry.models import TEXT_LENGTH
 
 _BIGGEST = 2**63 - 1
 _MOST_PRECISE = Decimal(10) ** 14  # of numeric(20, 6)
+_LEAST = Decimal("1e-6")
+#: Beyond it a number of JSON has lost its last digits.
+_MOST_EXACT = 2**53
 _MOMENT = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 _MOMENTS = re.compile(rf"(?:{_MOMENT}\n)*", re.ASCII)
 _DIGITS = re.compile(r"-?\d{1,19}", re.ASCII)
 #: What MySQL has where there is no time.
 _NO_MOMENT = "0000-00-00 00:00:00"
+#: So that it is a time that Python knows in each time zone.
+_FIRST_MOMENT, _LAST_MOMENT = "0001-01-02 00:00:00", "9999-12-30 23:59:59"
 #: Characters of a value in a reason.
 _SHOWN = 60
 
@@ -35,7 +40,7 @@ Values = Sequence[Any]
 
 # --- Kinds of columns ----------------------------------------------------------------------------
 def _refusal(value: Any, expected: str) -> ValueError:
-    shown = json.dumps(value)
+    shown = _dumped(value)
     if len(shown) > _SHOWN:
         shown = f"{shown[:_SHOWN]}…"
     return ValueError(f"{shown} is not {expected}")
@@ -44,7 +49,7 @@ def _refusal(value: Any, expected: str) -> ValueError:
 def _text(value: Any) -> str:
     if value is None:
         return ""
-    if type(value) in (int, float):
+    if type(value) is int or (type(value) is float and abs(value) < _MOST_EXACT):
         value = str(value)
     if not isinstance(value, str):
         raise _refusal(value, "a text")
@@ -101,8 +106,8 @@ def _boolean(value: Any) -> bool | None:
     if value is None or value == "":
         return None
     known = {"true": True, "1": True, "false": False, "0": False}
-    text = str(value).lower()
-    if type(value) not in (bool, int, str) or text not in known:
+    text = str(value).lower() if type(value) in (bool, int, str) else ""
+    if text not in known:
         raise _refusal(value, "true or false")
     return known[text]
 
@@ -114,6 +119,8 @@ def _decimal(value: Any) -> Decimal | None:
         number = Decimal(str(value)) if type(value) in (int, float, str) else Decimal("nan")
     except InvalidOperation:
         number = Decimal("nan")
+    if number.is_finite() and abs(number) < _MOST_PRECISE:
+        number = number.quantize(_LEAST, ROUND_HALF_UP)  # as PostgreSQL does
     if not number.is_finite() or abs(number) >= _MOST_PRECISE:
         raise _refusal(value, "an amount")
     return number
@@ -135,6 +142,8 @@ def _moment(value: Any) -> str | None:
 def _moments(values: Values) -> bool:
     texts = [*filter(None, values)]
     if not _MOMENTS.fullmatch("".join(f"{text}\n" for text in texts)):
+        return False
+    if texts and not _FIRST_MOMENT <= min(texts) <= max(texts) <= _LAST_MOMENT:
         return False
     try:
         for text in texts:
@@ -173,7 +182,7 @@ TEXT = Kind("text", frozenset({str, _NULL}), _texts, _text)
 INTEGER = Kind("bigint", frozenset({int, _NULL}), _integers, _integer)
 KEY = Kind("bigint", frozenset({int}), _keys, _key)
 BOOLEAN = Kind("boolean", frozenset({bool, _NULL}), _anything, _boolean)
-DECIMAL = Kind("numeric", frozenset({int, float, _NULL}), _decimals, _decimal)
+DECIMAL = Kind("numeric(20, 6)", frozenset({int, float, _NULL}), _decimals, _decimal)
 MOMENT = Kind("timestamp", frozenset({str, _NULL}), _moments, _moment)
 OWN_MOMENT = Kind("timestamp", frozenset({str}), _own_moments, _own_moment)
 
@@ -234,6 +243,7 @@ class Page:
     csv: str
     #: The lowest id in it; None where it is empty.
     lowest_id: int | None
+    #: None with the id of a good one.
     bad: list[BadRecord]
     #: Of all records that have one, as they came.
     ids: list[int]
@@ -255,6 +265,7 @@ def parsed(entries: Iterable[Any]) -> Page:
     bad = [
         BadRecord("; ".join(texts), _payload(records[index]), ids[index])
         for index, texts in sorted(reasons.items())
+        if ids[index] not in by_id
     ]
     bad += [BadRecord("is not an object", _payload(entry), None) for entry in strangers]
     return Page(
@@ -282,8 +293,8 @@ def _extras(records: list[dict[str, Any]], reasons: Any) -> list[str | None]:
     """What a record has beside our columns; a date that is its timestamp's is nothing new."""
     found: list[str | None] = [None] * len(records)
     for index, record in enumerate(records):
-        date = record.get(DATE)
-        has_date = date and str(record.get("timestamp"))[:10] != date
+        date, timestamp = record.get(DATE), record.get("timestamp")
+        has_date = date and not (isinstance(timestamp, str) and timestamp[:10] == date)
         if not has_date and _KNOWN.issuperset(record):
             continue
         extra = {key: record[key] for key in record.keys() - _KNOWN}
@@ -292,7 +303,8 @@ def _extras(records: list[dict[str, Any]], reasons: Any) -> list[str | None]:
         try:
             found[index] = _json(extra)
         except ValueError as error:
-            reasons.setdefault(index, []).append(f"{', '.join(sorted(extra))}: {error}")
+            names = ", ".join(json.dumps(name)[1:-1] for name in sorted(extra))
+            reasons.setdefault(index, []).append(f"{names}: {error}")
     return found
 
 
@@ -311,4 +323,18 @@ _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 def _payload(entry: Any) -> str:
-    return json.dumps(entry, sort_keys=True)
+    try:
+        return json.dumps(entry, sort_keys=True)
+    except RecursionError:
+        if not isinstance(entry, dict):
+            return _dumped(entry)
+    fields = (f"{json.dumps(name)}: {_dumped(value)}" for name, value in sorted(entry.items()))
+    return f"{{{', '.join(fields)}}}"
+
+
+def _dumped(value: Any) -> str:
+    """JSON; what is nested more deeply than that takes is told as such."""
+    try:
+        return json.dumps(value, sort_keys=True)
+    except RecursionError:
+        return '"nested too deeply"'

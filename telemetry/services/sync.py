@@ -137,8 +137,9 @@ class _Listing:
                 )
             if not goes_on:
                 offset = max(0, self._last_known(highest, offset) - OVERLAP)
+                # It is asked for at any rate: else the next run would look for it again.
                 fetched = self._fetch(offset)
-            if time.monotonic() > deadline:
+            elif time.monotonic() > deadline:
                 return
 
     def _fetch(self, offset: int, limit: int = PAGE) -> "Future[tuple[Page, int]]":
