@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from deploy.embedded import processes
 from deploy.embedded.api import Api
 from deploy.embedded.servers import free_port, listens
 from tests.embedded import Quickstart, running_embedded
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.worker
 
@@ -70,6 +72,20 @@ def test_system_is_ready_and_the_shopper_was_told(running: Quickstart):
     assert running.reservations() >= 1
     api.login("demo-shopper", running.values["DEMO_PASSWORD"])
     assert api.call("GET", "/api/notifications/")[1]["count"] == 1
+
+
+def test_telemetry_comes_from_the_simulator(running: Quickstart):
+    api = running.api()
+    assert api.login("admin", running.values["ADMIN_PASSWORD"]) == 200
+
+    def views() -> list[Any]:
+        """Merged records with their channels' names."""
+        rows = api.call("GET", "/api/telemetry/merged/?page_size=100")[1]["results"]
+        return [row for row in rows if row["data_name"]]
+
+    wait_until(views, seconds=60)
+    state = api.call("GET", "/api/telemetry/state/")[1]
+    assert (state["configured"], state["error"], state["quarantined"]) == (True, "", 0)
 
 
 def test_flower_asks_for_its_password(running: Quickstart):

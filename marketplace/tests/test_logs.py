@@ -189,9 +189,11 @@ def restored():
     root = logging.getLogger()
     before = (root.level, [*root.handlers])
     yield
-    for handler in {*root.handlers} - {*before[1]}:
+    telemetry = logging.getLogger("telemetry")
+    for handler in {*root.handlers, *telemetry.handlers} - {*before[1]}:
         handler.close()
     root.level, root.handlers = before
+    telemetry.handlers = []
 
 
 def configured(service: str, **variables: str) -> None:
@@ -216,6 +218,20 @@ def test_each_line_is_in_the_files_that_it_belongs_in(restored, tmp_path, servic
     logging.getLogger("promotions").info("two")
     logging.getLogger("promotions").debug("three")
     assert files(tmp_path) == expected
+
+
+def test_what_telemetry_says_is_in_a_file_of_its_own_as_well(restored, tmp_path, capsys):
+    configured("worker", LOG_DIR=str(tmp_path))
+    logging.getLogger("telemetry.clients.panaccess").info("one")
+    logging.getLogger("promotions").info("two")
+    assert files(tmp_path) == {
+        "django.log": 2,
+        "errors.log": 0,
+        "celery.log": 2,
+        "panaccess.log": 1,
+    }
+    assert "[CELERY] one" in (tmp_path / "panaccess.log").read_text()
+    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_without_a_folder_there_is_the_console_alone(restored, tmp_path, capsys):
