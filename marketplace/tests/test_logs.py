@@ -226,7 +226,6 @@ def test_what_telemetry_says_is_in_a_file_of_its_own_as_well(restored, tmp_path,
     logging.getLogger("promotions").info("two")
     assert files(tmp_path) == {
         "django.log": 2,
-        "errors.log": 0,
         "celery.log": 2,
         "panaccess.log": 1,
     }
