@@ -14,6 +14,7 @@ from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 from hashlib import sha256
 from io import StringIO
 from math import isfinite
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -254,7 +255,10 @@ def parsed(entries: Iterable[Any]) -> Page:
     records = [entry for entry in entries if isinstance(entry, dict)]
     strangers = [entry for entry in entries if not isinstance(entry, dict)]
     reasons: dict[int, list[str]] = {}
-    columns = [_column(key, kind, records, reasons) for key, (_, kind) in COLUMNS.items()]
+    columns = [
+        _parsed(key, kind, values, reasons)
+        for (key, (_, kind)), values in zip(COLUMNS.items(), _columns(records), strict=True)
+    ]
     columns.append(_extras(records, reasons))
     ids = columns[0]
     by_id = {
@@ -276,8 +280,16 @@ def parsed(entries: Iterable[Any]) -> Page:
     )
 
 
-def _column(key: str, kind: Kind, records: list[dict[str, Any]], reasons: Any) -> list[Any]:
-    values = [record.get(key) for record in records]
+def _columns(records: list[dict[str, Any]]) -> list[list[Any]]:
+    """The records' values, column by column; what a record has not is None."""
+    try:
+        rows = map(itemgetter(*COLUMNS), records)
+        return [*map(list, zip(*rows, strict=True))] or [[] for _ in COLUMNS]
+    except KeyError:
+        return [[record.get(key) for record in records] for key in COLUMNS]
+
+
+def _parsed(key: str, kind: Kind, values: list[Any], reasons: Any) -> list[Any]:
     if kind.natural.issuperset(map(type, values)) and kind.fits(values):
         return values
     for index, value in enumerate(values):
