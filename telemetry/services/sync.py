@@ -7,8 +7,11 @@ whoever is interrupted goes on there.
 """
 
 import logging
+import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,6 +41,8 @@ MOST = 2**40
 #: Seconds after which a run asks for no further page: the next one goes on. Below the tasks' soft
 #: time limit by what a call with its retries takes.
 SECONDS = 120.0
+#: For which a thread may keep the other one waiting.
+SWITCH_SECONDS = 0.0005
 
 
 @dataclass
@@ -76,7 +81,7 @@ def telemetry_sync(*, holder: str) -> dict[str, Any]:
     state = SyncState.objects.get()
     result = Result(state.highest_id, state.highest_id)
     try:
-        with PanAccess() as panaccess, _Listing(panaccess, holder) as listing:
+        with PanAccess() as panaccess, _Listing(panaccess, holder) as listing, _taking_turns():
             listing.follow(state.next_offset, result)
     except Exception as error:
         SyncState.objects.update(
@@ -93,6 +98,18 @@ def telemetry_sync(*, holder: str) -> dict[str, Any]:
         "" if result.is_complete else "; there are more",
     )
     return asdict(result)
+
+
+@contextmanager
+def _taking_turns() -> Iterator[None]:
+    """The thread that stores does not wait for 5 ms, Python's own interval, for the one that parses
+    at each answer of PostgreSQL's."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(interval)
 
 
 class _Listing:
