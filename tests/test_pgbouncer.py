@@ -17,7 +17,11 @@ from django.db import connection
 from deploy.embedded.servers import free_port, listens
 from promotions import tasks
 from promotions.models import FlashPromo
+from telemetry.models import TelemetryRecordEntry
+from telemetry.tasks import merge_ott_task, sync_telemetry_task
 from tests.processes import celery, running, wait_until
+from tests.sandbox import running_sandbox
+from tests.test_worker_telemetry import worker as telemetry_worker
 
 pytestmark = [pytest.mark.worker, pytest.mark.django_db(transaction=True)]
 
@@ -79,6 +83,19 @@ def test_a_worker_does_its_work(pooled, make_promo, make_shopper, queue, tmp_pat
         assert tasks.process_notification_queue.delay().get(timeout=60)["delivered"] == 1
         assert [result.get(timeout=60) for result in results] == [{"released": 0}] * 40
     assert "Traceback" not in log.read_text()
+
+
+def test_telemetry_is_synced_and_merged(pooled, tmp_path):
+    """Its staging table is on each of the connections, and stays there."""
+    with (
+        running_sandbox() as sandbox,
+        telemetry_worker(tmp_path / "celery.log", sandbox, **pooled),
+    ):
+        for end, new in ((2500, 2500), (2500, 0), (2600, 100)):
+            sandbox.freeze(0, end)
+            assert sync_telemetry_task.delay().get(timeout=60)["inserted"] == new
+        merged = merge_ott_task.delay().get(timeout=60)["merged"]
+    assert merged == TelemetryRecordEntry.objects.filter(action_id=8).count() > 0
 
 
 def test_a_command_reads_row_by_row(pooled, tmp_path):

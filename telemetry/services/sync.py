@@ -20,7 +20,7 @@ from django.utils import timezone
 
 from marketplace.context import belonging_to, current
 from telemetry.clients.panaccess import PanAccess, PanAccessError
-from telemetry.exceptions import NotConfigured
+from telemetry.exceptions import NotConfigured, NotHeld
 from telemetry.models import SyncState
 from telemetry.services.holding import chain_hold
 from telemetry.services.records import Page, parsed
@@ -83,6 +83,8 @@ def telemetry_sync(*, holder: str) -> dict[str, Any]:
     try:
         with PanAccess() as panaccess, _Listing(panaccess, holder) as listing, _taking_turns():
             listing.follow(state.next_offset, result)
+    except NotHeld:
+        raise
     except Exception as error:
         SyncState.objects.update(
             finished_at=timezone.now(), error=f"{type(error).__name__}: {error}"

@@ -269,6 +269,17 @@ def test_an_interrupted_run_is_gone_on_with_where_it_was(sandbox, asked, monkeyp
     assert stored() == ids(sandbox.listing())
 
 
+def test_a_run_whose_place_was_taken_stores_nothing_and_is_no_error(sandbox, monkeypatch):
+    def store_late(*args: Any, **kwargs: Any) -> Any:
+        SyncState.objects.update(holder="another")
+        return page_store(*args, **kwargs)
+
+    monkeypatch.setattr(sync, "page_store", store_late)
+    with pytest.raises(NotHeld):
+        run()
+    assert (stored(), state().error, state().holder) == ([], "", "another")
+
+
 def test_a_run_that_is_out_of_time_is_not_complete_and_the_next_goes_on(
     sandbox, asked, monkeypatch
 ):
