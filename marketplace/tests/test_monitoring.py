@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from marketplace.tests.test_metrics import TOKEN, bearer
 from task_manager.models import TaskStatistic
+from telemetry.models import SyncState
 
 MONITORING = Path(__file__).resolve().parents[2] / "deploy" / "monitoring"
 RULES = yaml.safe_load((MONITORING / "rules.yml").read_text(encoding="utf-8"))
@@ -60,6 +62,8 @@ def test_all_that_is_asked_for_is_measured(client, settings, broker) -> None:
     TaskStatistic.objects.create(
         task_name="t", task_module="m", status="SUCCESS", bucket=0, count=1, seconds=1
     )
+    settings.PANACCESS_URL = "http://127.0.0.1:9/"
+    SyncState.objects.create(complete_at=timezone.now())
     broker.zadd("redbeat::schedule", {"redbeat:entry": 0})
     text = client.get("/metrics", headers=bearer(TOKEN)).text
     measured = {sample.name for family in parse(text) for sample in family.samples}
