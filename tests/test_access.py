@@ -17,7 +17,7 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver, reverse
 from rest_framework.test import APIClient
 
-from tests.world import schema
+from tests.world import schema, text_of
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("broker")]
 
@@ -189,10 +189,6 @@ def test_a_superuser_sees_every_page_that_there_is(callers, world):
 # --- What is somebody else's ---------------------------------------------------------------------
 def readable() -> list[str]:
     return [path for path, methods in schema()["paths"].items() if "get" in methods]
-
-
-def text_of(response: Any) -> str:
-    return response.getvalue().decode() if response.streaming else str(response.text)
 
 
 @pytest.mark.parametrize("caller", ["anonymous", "other"])

@@ -1,4 +1,4 @@
-"""The API's schema, from which tests are generated."""
+"""The API's schema, from which tests are generated, and what its answers say."""
 
 from functools import cache
 from typing import Any
@@ -12,3 +12,8 @@ def schema() -> dict[str, Any]:
         request=None, public=True
     )
     return made
+
+
+def text_of(response: Any) -> str:
+    """All of it, of a streamed one, too."""
+    return response.getvalue().decode() if response.streaming else str(response.text)
