@@ -55,11 +55,14 @@ _UPSERT = f"""
     WHERE {_row("old")} IS DISTINCT FROM {_row("excluded")}
 """
 
-# Stored before, and otherwise than the page has them now.
+# Stored before, and otherwise than the page has them now. OFFSET 0 and the arrays below keep the
+# planner from joining otherwise than row by row, by the keys.
 _CORRECTED = f"""
-    SELECT {{columns}} FROM {RECORDS} old
-    JOIN (SELECT {_VALUES} FROM {_STAGING} page
-          WHERE page.record_id <= %(highest)s) new ON new.record_id = old.record_id
+    SELECT {{columns}}
+    FROM (SELECT {_VALUES} FROM {_STAGING} page
+          WHERE page.record_id <= %(highest)s OFFSET 0) new
+    CROSS JOIN LATERAL (
+        SELECT * FROM {RECORDS} WHERE record_id = new.record_id OFFSET 0) old
     WHERE {_row("old")} IS DISTINCT FROM {_row("new")}
 """
 _NAMED_OTHERWISE = views_named_by(
@@ -68,17 +71,16 @@ _NAMED_OTHERWISE = views_named_by(
 # A corrected name may no longer be that of the views that have it: the merge takes them up anew.
 _TAKE_UP_VIEWS = f"""
     UPDATE {RECORDS} SET revision = %(revision)s
-    WHERE record_id IN (
-        SELECT record_id FROM ({_NAMED_OTHERWISE}) view)
+    WHERE record_id = ANY (ARRAY(SELECT record_id FROM ({_NAMED_OTHERWISE}) view))
 """
 _FORGET_VIEWS = f"""
-    DELETE FROM {_MERGED} WHERE record_id IN (
+    DELETE FROM {_MERGED} WHERE record_id = ANY (ARRAY(
         {_CORRECTED.format(columns="old.record_id")}
-          AND old.action_id = 8 AND new.action_id IS DISTINCT FROM 8)
+          AND old.action_id = 8 AND new.action_id IS DISTINCT FROM 8))
 """
 _RELEASE = f"""
-    DELETE FROM telemetry_quarantinedrecord bad USING {_STAGING} page
-    WHERE bad.record_id = page.record_id AND page.record_id <= %(highest)s
+    DELETE FROM telemetry_quarantinedrecord WHERE record_id = ANY (ARRAY(
+        SELECT record_id FROM {_STAGING} WHERE record_id <= %(highest)s))
 """
 
 

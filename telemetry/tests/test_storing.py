@@ -5,15 +5,21 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, connection, transaction
 from django.utils import timezone
 
 from telemetry.exceptions import NotHeld
-from telemetry.models import QuarantinedRecord, SyncState, TelemetryRecordEntry
+from telemetry.models import (
+    MergedTelemetricOTT,
+    QuarantinedRecord,
+    SyncState,
+    TelemetryRecordEntry,
+)
 from telemetry.services.holding import chain_hold
+from telemetry.services.merge import ott_merge
 from telemetry.services.records import parsed
 from telemetry.services.storing import Stored, page_store
-from telemetry.tests.telling import HOLDER, stored, told
+from telemetry.tests.telling import HOLDER, at, pages, stored, told
 
 pytestmark = pytest.mark.django_db
 
@@ -234,3 +240,31 @@ def test_each_page_holds_the_chain_for_longer():
     page_store(parsed([told(2)]), holder=HOLDER, next_offset=2)
     with pytest.raises(NotHeld):
         chain_hold("another")
+
+
+def tuples_read() -> int:
+    """By this transaction, of our tables."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT sum(seq_tup_read + coalesce(idx_tup_fetch, 0)) FROM pg_stat_xact_user_tables "
+            "WHERE relname LIKE 'telemetry_%'"
+        )
+        return int(cursor.fetchone()[0])
+
+
+def test_corrections_read_what_they_need_whatever_the_statistics_say():
+    """Nobody has analysed these tables."""
+    records = [
+        told(n, at(n // 2), actionId=7 + n % 2, dataName=f"Canal {n}", dataId=n // 2 % 20)
+        for n in range(1, 5001)
+    ]
+    for page in pages(records, 1000):
+        stored(*page, *(f"no record {n}" for n in range(100)))
+    ott_merge(holder=HOLDER)
+    corrected = [record | {"dataName": "another"} for record in records[:50]]
+    before = tuples_read()
+    assert stored(*corrected).updated == 50
+    assert tuples_read() - before < 5000
+    ott_merge(holder=HOLDER)
+    names = MergedTelemetricOTT.objects.filter(record_id__lt=50).values_list("data_name", flat=True)
+    assert {*names} == {"another"}
