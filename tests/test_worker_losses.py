@@ -1,9 +1,9 @@
 """Whatever dies, each published task has one row, and it comes to say the truth."""
 
 import os
+import re
 import signal
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 import redis
@@ -194,7 +194,9 @@ def test_a_task_is_published_although_its_tracking_fails(broker, tmp_path):
         assert "The task history waits: " in (tmp_path / "one.log").read_text()
         broker.delete(stream.STREAM)
         assert row(send("probe.trace", "again"), "SUCCESS")
-    assert Path(tmp_path / "one.log").read_text().count("The task history waits: ") == 1
+    # Each reason once; after the first there may be another, until the stream has its readers.
+    reasons = re.findall("The task history waits: (.*)", (tmp_path / "one.log").read_text())
+    assert len(reasons) == len({*reasons})
 
 
 def test_the_pools_children_keep_no_notes(broker, tmp_path):

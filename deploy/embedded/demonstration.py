@@ -118,15 +118,18 @@ def reserve(api: Api, promo: Promo, password: str) -> str:
     status = api.login(SHOPPER, password)
     if status != 200:
         raise ProgramError("web", f"{SHOPPER} could not log in through the API: status {status}")
+    is_sold_out = False
     for pk in [promo.pk, *_others(api, promo.pk)]:
         status, answer = api.call("POST", f"/api/promos/{pk}/reserve/")
         if status == 201:
             return f"{_offer(api, pk)} until {_clock(answer['reserved_until'])}"
         if "already_holding" in str(answer):
             return f"{_offer(api, pk)}{_until(api, pk)}, since an earlier run"
+        is_sold_out |= status == 409
         if status not in (400, 403, 409):
+            is_sold_out = False
             break
-    if status == 409:
+    if is_sold_out:
         return f"sold out, so there was nothing left for {SHOPPER} to reserve"
     raise ProgramError("web", f"the reservation through the API failed: status {status}, {answer}")
 
