@@ -17,6 +17,7 @@ from rest_framework_simplejwt.tokens import AccessToken
 from promotions.clients.promo_queue import PromoQueue, promo_queue, sns_client, sqs_client
 from promotions.clients.provision import provision
 from promotions.models import FlashPromo, Product, ShopperProfile, Store
+from tests.sandbox import Sandbox, running_sandbox
 from tests.servers import operator
 
 #: Where the test stores stand; a degree of latitude is 111.19 km.
@@ -155,3 +156,10 @@ def broker() -> Iterator[redis.Redis]:
     yield client
     client.flushdb()
     client.close()
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Sandbox]:
+    """Of PanAccess, for the tests of a module; each says what it needs of faults and records."""
+    with running_sandbox() as sandbox:
+        yield sandbox

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import signal
 import stat
 import subprocess
@@ -21,6 +20,7 @@ from tests.processes import wait_until
 pytestmark = pytest.mark.worker
 
 RELEASE = "promotions.tasks.release_expired_reservations"
+CLEANUP = "task_manager.tasks.cleanup_executions"
 CLEANUP = "promotions.tasks.cleanup_expired_promos"
 
 #: Publishes arguments: how many, task, queue; prints the ids.
@@ -172,10 +172,9 @@ def test_messages_are_moved_and_run_by_workers_of_the_other_queue(running: Quick
         wait_until(
             lambda: not waiting(running, "high_priority"), seconds=60, what="the worker takes them"
         )
-        done = running.ops("run-task", RELEASE, "--wait", "60")
-        # The demonstration's reservation may be over by now.
-        assert done.returncode == 0
-        assert re.fullmatch(r'\{"released": [01]\}', done.stdout.splitlines()[1])
+        # Its result is the same whenever it runs; a reservation of the demo may end by then.
+        done = running.ops("run-task", CLEANUP, "--wait", "60")
+        assert (done.returncode, done.stdout.splitlines()[1:]) == (0, ['{"removed": 0}'])
     finally:
         control(running, "stopProcess", "worker")
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from hashlib import md5
@@ -49,18 +48,12 @@ FAULTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Sandbox]:
-    with running_sandbox() as sandbox:
-        yield sandbox
-
-
 @pytest.fixture
-def sandbox(running: Sandbox) -> Sandbox:
+def sandbox(simulator: Sandbox) -> Sandbox:
     """Without faults, and with records 0 to 99."""
-    running.clear()
-    running.freeze(0, 100)
-    return running
+    simulator.clear()
+    simulator.freeze(0, 100)
+    return simulator
 
 
 @pytest.fixture
@@ -69,11 +62,11 @@ def session(sandbox: Sandbox) -> str:
 
 
 @pytest.fixture(scope="module")
-def records(running: Sandbox) -> list[dict[str, Any]]:
+def records(simulator: Sandbox) -> list[dict[str, Any]]:
     """Ten thousand, among which some channels are renamed."""
-    running.clear()
-    running.freeze(20_000, 30_000)
-    return running.listing()
+    simulator.clear()
+    simulator.freeze(20_000, 30_000)
+    return simulator.listing()
 
 
 def ids(records: list[Any]) -> list[int]:
@@ -325,9 +318,9 @@ def test_frozen_records_are_told_until_the_clock_goes_on(sandbox: Sandbox) -> No
         "lowest_id": listed[0],
         "highest_id": listed[-1],
     }
-    running = sandbox.control("DELETE", "records")
-    assert running["available"] == 20_000
-    assert running["highest_id"] > listed[-1]
+    simulator = sandbox.control("DELETE", "records")
+    assert simulator["available"] == 20_000
+    assert simulator["highest_id"] > listed[-1]
 
 
 def test_no_records_are_an_empty_listing(sandbox: Sandbox) -> None:

@@ -196,7 +196,7 @@ def test_a_task_is_published_although_its_tracking_fails(broker, tmp_path):
         assert row(send("probe.trace", "again"), "SUCCESS")
     # Each reason once; after the first there may be another, until the stream has its readers.
     reasons = re.findall("The task history waits: (.*)", (tmp_path / "one.log").read_text())
-    assert len(reasons) == len({*reasons})
+    assert len(reasons) == len({*reasons}) <= 2
 
 
 def test_the_pools_children_keep_no_notes(broker, tmp_path):

@@ -11,7 +11,7 @@ from django.conf import settings
 from task_manager.models import DeadLetter, TaskExecution
 from telemetry.models import MergedTelemetricOTT, SyncState, TelemetryRecordEntry
 from tests.processes import celery, wait_until
-from tests.sandbox import Sandbox, running_sandbox
+from tests.sandbox import Sandbox
 from tests.servers import operator
 from tests.test_worker_tracking import ended, row, send
 
@@ -23,17 +23,11 @@ CHAIN, SYNC, MERGE = (
 )
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[Sandbox]:
-    with running_sandbox() as sandbox:
-        yield sandbox
-
-
 @pytest.fixture
-def sandbox(running: Sandbox) -> Sandbox:
-    running.clear()
-    running.freeze(0, 2500)
-    return running
+def sandbox(simulator: Sandbox) -> Sandbox:
+    simulator.clear()
+    simulator.freeze(0, 2500)
+    return simulator
 
 
 @contextmanager
@@ -53,10 +47,10 @@ def worker(log: Path, sandbox: Sandbox, **environ: str) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def folder(worker_database, running, tmp_path_factory) -> Iterator[Path]:
+def folder(worker_database, simulator, tmp_path_factory) -> Iterator[Path]:
     """A worker's; its logs are in it."""
     folder = tmp_path_factory.mktemp("logs")
-    with worker(folder / "console.log", running, LOG_DIR=str(folder)):
+    with worker(folder / "console.log", simulator, LOG_DIR=str(folder)):
         yield folder
 
 

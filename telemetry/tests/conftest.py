@@ -8,13 +8,7 @@ import pytest
 import tenacity
 
 from telemetry.clients import panaccess
-from tests.sandbox import Sandbox, running_sandbox
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[Sandbox]:
-    with running_sandbox() as sandbox:
-        yield sandbox
+from tests.sandbox import Sandbox
 
 
 @pytest.fixture
@@ -27,15 +21,15 @@ def circuit(broker: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def sandbox(running: Sandbox, circuit: None, settings: Any) -> Sandbox:
+def sandbox(simulator: Sandbox, circuit: None, settings: Any) -> Sandbox:
     """PanAccess; without faults, with records 0 to 99."""
-    running.clear()
-    running.freeze(0, 100)
-    settings.PANACCESS_URL = running.url
-    settings.PANACCESS_USERNAME = running.username
-    settings.PANACCESS_PASSWORD = running.password
-    settings.PANACCESS_API_TOKEN = running.token
-    return running
+    simulator.clear()
+    simulator.freeze(0, 100)
+    settings.PANACCESS_URL = simulator.url
+    settings.PANACCESS_USERNAME = simulator.username
+    settings.PANACCESS_PASSWORD = simulator.password
+    settings.PANACCESS_API_TOKEN = simulator.token
+    return simulator
 
 
 @pytest.fixture
