@@ -173,7 +173,10 @@ def test_messages_are_moved_and_run_by_workers_of_the_other_queue(running: Quick
         )
         # Its result is the same whenever it runs; a reservation of the demo may end by then.
         done = running.ops("run-task", CLEANUP, "--wait", "60")
-        assert (done.returncode, done.stdout.splitlines()[1:]) == (0, ['{"removed": 0, "archived": 0}'])
+        assert (done.returncode, done.stdout.splitlines()[1:]) == (
+            0,
+            ['{"removed": 0, "archived": 0}'],
+        )
     finally:
         control(running, "stopProcess", "worker")
 
