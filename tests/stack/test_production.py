@@ -35,6 +35,11 @@ def test_every_service_is_healthy_and_localstack_is_none(stack: Stack) -> None:
     assert stack.states() == dict.fromkeys(SERVICES, "healthy") | {"migrate": "exit 0"}
 
 
+def test_the_simulator_is_not_there_whatever_the_profile(stack: Stack) -> None:
+    services = stack.compose("--profile", "sandbox", "config", "--services").split()
+    assert set(services) == SERVICES | {"migrate"}
+
+
 def test_web_answers_through_its_port(stack: Stack) -> None:
     status, body = stack.http("/readyz")
     assert (status, json.loads(body)["status"]) == (200, "ready")
