@@ -14,14 +14,15 @@ import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "marketplace.settings")
 
-from a2wsgi import WSGIMiddleware
 from channels.routing import ProtocolTypeRouter, URLRouter
 from channels.security.websocket import WebsocketDenier
 from django.conf import settings
 from django.core.wsgi import get_wsgi_application
 from django.urls import path, re_path
 
-http = WSGIMiddleware(
+from marketplace.threads import Threads
+
+http = Threads(
     get_wsgi_application(),  # type: ignore[arg-type]  # its own, narrower name of the same type
     workers=settings.WEB_THREADS,
 )
