@@ -1,6 +1,7 @@
 """Any listing as CSV, streamed: as long as it is, in bounded memory and without a transaction.
 
-It is read in pieces, each of which begins after the last row of the one before.
+It is read in pieces, each of which begins after the last row of the one before. A client that reads
+slowly holds a thread of the web as long: so a process has no more at once than half of its threads.
 """
 
 import csv
@@ -8,19 +9,36 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from io import StringIO
 from itertools import chain
+from threading import BoundedSemaphore
 from typing import Any
 
 import orjson
+from django.conf import settings
 from django.db.models import BooleanField, QuerySet
 from django.db.models.expressions import RawSQL
 from django.http import StreamingHttpResponse
+from django.utils.translation import gettext
+from drf_spectacular.utils import OpenApiResponse
 from rest_framework.decorators import action
+from rest_framework.exceptions import Throttled
 from rest_framework.negotiation import BaseContentNegotiation, DefaultContentNegotiation
 from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 
 #: Rows a piece.
 PIECE = 2000
+#: Seconds after which somebody who was refused may try again.
+RETRY_SECONDS = 10
+TOO_MANY = OpenApiResponse(
+    description="Too many exports are under way; `Retry-After` says when to try again."
+)
+
+_places = BoundedSemaphore(max(1, settings.WEB_THREADS // 2))
+
+
+class TooManyExports(Throttled):
+    def __init__(self) -> None:
+        super().__init__(RETRY_SECONDS, gettext("Too many exports are under way."))
 
 
 class WhateverAccepted(BaseContentNegotiation):
@@ -52,15 +70,27 @@ class CSVExport:
     def export(self, request: Request) -> StreamingHttpResponse:
         view: Any = self
         queryset = view.filter_queryset(view.get_queryset())
-        lines = csv_lines(queryset, self.export_columns, self.export_order)
-        # What fails with the first of them is an answer, and no torn file.
-        started = chain([next(lines)], lines)
+        lines = _placed(csv_lines(queryset, self.export_columns, self.export_order))
+        next(lines)
         name = queryset.model._meta.model_name
         return StreamingHttpResponse(
-            started,
+            lines,
             content_type="text/csv; charset=utf-8",
             headers={"Content-Disposition": f'attachment; filename="{name}.csv"'},
         )
+
+
+def _placed(lines: Iterator[str]) -> Iterator[str]:
+    """The lines, on one of the places until all are read or it is closed; first an empty one."""
+    if not _places.acquire(blocking=False):
+        raise TooManyExports
+    try:
+        first = next(lines)
+        yield ""  # what failed up to here is an answer, and no torn file
+        yield first
+        yield from lines
+    finally:
+        _places.release()
 
 
 def csv_lines(

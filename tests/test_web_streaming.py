@@ -35,44 +35,56 @@ def cookie() -> str:
     return session_of(User.objects.create_superuser("admin"))
 
 
-def begin(server: Web, cookie: str) -> socket.socket:
-    """An export of which the first bytes have come."""
+def begin(server: Web, cookie: str) -> socket.socket | None:
+    """An export of which the first bytes have come; None when it is refused."""
     client = socket.create_connection(("127.0.0.1", server.port), timeout=60)
     head = f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: sessionid={cookie}\r\n\r\n"
     client.sendall(head.encode())
-    assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
-    return client
-
-
-def ready(server: Web) -> int:
-    """The status of an answer that takes a thread; 0 when none comes."""
-    http = HTTPConnection("127.0.0.1", server.port, timeout=5)
-    try:
-        http.request("GET", "/readyz")
-        return http.getresponse().status
-    except TimeoutError:
-        return 0
-    finally:
-        http.close()
+    received = client.recv(1000).decode(errors="replace")
+    if received.startswith("HTTP/1.1 200 "):
+        return client
+    client.close()
+    assert received.startswith("HTTP/1.1 429 "), received
+    assert "\r\nretry-after: 10\r\n" in received.lower()
+    return None
 
 
 @pytest.mark.parametrize("way", ["closed", "reset"])
 def test_who_goes_away_takes_no_thread_along(cookie, tmp_path, way):
     with web(tmp_path, WEB_THREADS=str(THREADS)) as server:
-        clients = [begin(server, cookie) for _ in range(THREADS)]
-        assert ready(server) == 0, "the threads wait for the clients"
-        for client in clients:
+        clients: list[socket.socket] = []
+
+        def has_begun() -> bool:
+            clients.extend(filter(None, [begin(server, cookie)]))
+            return bool(clients)
+
+        for _ in range(THREADS + 1):
+            wait_until(has_begun, seconds=60, what="a place for an export")
+            client = clients.pop()
             if way == "reset":
                 linger = struct.pack("ii", 1, 0)
                 client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
             client.close()
-        wait_until(lambda: ready(server) == 200, seconds=60, what="a thread is free")
+
+
+def test_exports_leave_threads_to_others(cookie, tmp_path):
+    with web(tmp_path, WEB_THREADS=str(THREADS)) as server:
+        client = begin(server, cookie)
+        assert client
+        with client:
+            assert begin(server, cookie) is None
+            http = HTTPConnection("127.0.0.1", server.port, timeout=60)
+            http.request("GET", "/readyz")
+            assert http.getresponse().status == 200
+            http.close()
 
 
 def test_what_nobody_reads_is_not_made(cookie, tmp_path):
     with web(tmp_path, WEB_THREADS=str(THREADS)) as server:
         before = peak(server)
-        with begin(server, cookie) as client:
+        client = begin(server, cookie)
+        assert client
+        with client:
             length = 0
             while part := client.recv(2**20):
                 length += len(part)

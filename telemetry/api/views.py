@@ -15,7 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from marketplace.api import refusal_responses, refused
-from marketplace.csv_export import CSVExport
+from marketplace.csv_export import TOO_MANY, CSVExport
 from marketplace.exceptions import Refusal
 from telemetry import exceptions, selectors
 from telemetry.api import filters, serializers
@@ -47,7 +47,7 @@ def documented(one: str, many: str) -> Any:
             summary=f"Export {many}",
             description="For staff: all that the filters leave, the oldest first, as CSV.",
             filters=True,
-            responses={(200, "text/csv"): OpenApiTypes.STR},
+            responses={(200, "text/csv"): OpenApiTypes.STR, 429: TOO_MANY},
         ),
     )
 

@@ -3,11 +3,13 @@
 import csv
 from collections import Counter
 from io import StringIO
+from threading import BoundedSemaphore
 from typing import Any
 
 import pytest
 from django.utils import timezone
 
+from marketplace import csv_export
 from task_manager.models import OutboxTask
 from telemetry.models import SyncState
 from telemetry.services.holding import chain_hold, chain_release
@@ -123,6 +125,24 @@ def test_the_quarantine_is_exported(api):
     (row,) = csv.DictReader(StringIO(text))
     assert (row["reason"], row["record_id"]) == ("is not an object", "")
     assert row["payload"] == '"=1+1, \\"quoted\\"\\n"'
+
+
+@pytest.mark.parametrize("way", ["read", "fails"])
+def test_an_export_has_its_place_until_it_ends(api, monkeypatch, way):
+    monkeypatch.setattr(csv_export, "_places", BoundedSemaphore(1))
+    path = "/api/telemetry/records/export/"
+    if way == "fails":
+        with monkeypatch.context() as broken:
+            broken.setattr(csv_export, "_cell", lambda value: value / 0)
+            with pytest.raises(ZeroDivisionError):
+                api.get(path)
+    else:
+        response = api.get(path)
+        refused = api.get(path)
+        assert (refused.status_code, refused.headers["Retry-After"]) == (429, "10")
+        assert refused.json()["error"]["code"] == "throttled"
+        assert response.getvalue()
+    assert api.get(path).getvalue().startswith(b"record_id,")
 
 
 # --- Statistics ---
