@@ -14,11 +14,13 @@ def from_postgresql() -> Iterator[Metric]:
     if not settings.PANACCESS_URL:
         return
     state = selectors.sync_state()
+    state["period"] = settings.CELERY_BEAT_SCHEDULE["sync-and-merge-telemetry"]["schedule"]
     told = {
         "highest_id": ("The highest record that is stored or in quarantine.", "highest_id"),
         "quarantined": ("Records of PanAccess that could not be stored.", "quarantined"),
         "pages_to_merge": ("Pages that are stored and not merged yet.", "pages_to_merge"),
         "failing": ("1: the last sync ended with an error.", "error"),
+        "period_seconds": ("From one sync to the next.", "period"),
         "lag_seconds": ("Since when PanAccess may have more than is stored.", "lag_seconds"),
     }
     for name, (help_text, key) in told.items():
