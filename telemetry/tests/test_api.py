@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.utils import timezone
+from rest_framework.test import APIClient
 
 from marketplace import csv_export
 from task_manager.models import OutboxTask
@@ -128,9 +129,12 @@ def test_the_quarantine_is_exported(api):
 
 
 @pytest.mark.parametrize("way", ["read", "fails"])
-def test_an_export_has_its_place_until_it_ends(api, monkeypatch, way):
+def test_an_export_has_its_place_until_it_ends(callers, monkeypatch, way):
     monkeypatch.setattr(csv_export, "_places", BoundedSemaphore(1))
+    stored(*RECORDS)
     path = "/api/telemetry/records/export/"
+    api = APIClient()  # it does not read what nobody asks it for
+    api.force_authenticate(callers["staff"])
     if way == "fails":
         with monkeypatch.context() as broken:
             broken.setattr(csv_export, "_cell", lambda value: value / 0)
