@@ -54,12 +54,10 @@ class WhateverAccepted(BaseContentNegotiation):
 
 
 class CSVExport:
-    """For a viewset with a listing: adds `export/`, by the listing's own filters."""
+    """For a viewset with a listing: adds `export/`, by the listing's own filters and fields."""
 
     #: Columns that order the export and no two rows share; the table has an index of them.
     export_order: Sequence[str]
-    #: The columns, by their names in the first line.
-    export_columns: Sequence[str]
 
     @action(
         detail=False,
@@ -70,7 +68,8 @@ class CSVExport:
     def export(self, request: Request) -> StreamingHttpResponse:
         view: Any = self
         queryset = view.filter_queryset(view.get_queryset())
-        lines = _placed(csv_lines(queryset, self.export_columns, self.export_order))
+        columns = view.get_serializer_class().Meta.fields
+        lines = _placed(csv_lines(queryset, columns, self.export_order))
         next(lines)
         name = queryset.model._meta.model_name
         return StreamingHttpResponse(

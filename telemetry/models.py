@@ -8,6 +8,7 @@ from typing import Any
 from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Now
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 #: Characters of a text: an index takes 2704 bytes a row.
@@ -173,3 +174,7 @@ class SyncState(models.Model):
 
     def __str__(self) -> str:
         return f"up to {self.highest_id}"
+
+    @property
+    def is_held(self) -> bool:
+        return bool(self.holder and self.held_until and self.held_until >= timezone.now())

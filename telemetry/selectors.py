@@ -66,13 +66,17 @@ def _measures(row: Mapping[str, Any]) -> dict[str, int]:
 
 
 # --- The sync ------------------------------------------------------------------------------------
+def state_row() -> SyncState:
+    """The row, or what it will be at first."""
+    return SyncState.objects.first() or SyncState()
+
+
 def sync_state() -> dict[str, Any]:
     """How far sync and merge are; `lag_seconds` is None as long as no sync was complete."""
-    state = SyncState.objects.filter(pk=1).first() or SyncState()
-    now = timezone.now()
+    state, now = state_row(), timezone.now()
     return {
         "configured": bool(settings.PANACCESS_URL),
-        "running": bool(state.holder and state.held_until and state.held_until >= now),
+        "running": state.is_held,
         "started_at": state.started_at,
         "finished_at": state.finished_at,
         "merged_at": state.merged_at,

@@ -12,6 +12,8 @@ from deploy.embedded.screen import Step
 from deploy.embedded.supervisor import Supervisor
 
 SHOPPER = "demo-shopper"
+#: Statuses with which a reservation is refused for a reason of the promo's: 409 when sold out.
+REFUSALS = {400, 403, 409}
 READY_SECONDS = 60
 DELIVERY_SECONDS = 180
 
@@ -118,18 +120,17 @@ def reserve(api: Api, promo: Promo, password: str) -> str:
     status = api.login(SHOPPER, password)
     if status != 200:
         raise ProgramError("web", f"{SHOPPER} could not log in through the API: status {status}")
-    is_sold_out = False
+    refused = set()
     for pk in [promo.pk, *_others(api, promo.pk)]:
         status, answer = api.call("POST", f"/api/promos/{pk}/reserve/")
         if status == 201:
             return f"{_offer(api, pk)} until {_clock(answer['reserved_until'])}"
         if "already_holding" in str(answer):
             return f"{_offer(api, pk)}{_until(api, pk)}, since an earlier run"
-        is_sold_out |= status == 409
-        if status not in (400, 403, 409):
-            is_sold_out = False
+        refused.add(status)
+        if status not in REFUSALS:
             break
-    if is_sold_out:
+    if 409 in refused <= REFUSALS:
         return f"sold out, so there was nothing left for {SHOPPER} to reserve"
     raise ProgramError("web", f"the reservation through the API failed: status {status}, {answer}")
 

@@ -44,9 +44,7 @@ def test_a_piece_reads_no_more_than_it_shows(monkeypatch):
     monkeypatch.setattr(csv_export, "PIECE", 10)
     TelemetryRecordEntry.objects.bulk_create(make(number) for number in range(30))
     lines = csv_lines(TelemetryRecordEntry.objects.all(), ["record_id"], ORDER)
-    with CaptureQueriesContext(
-        connection,
-    ) as queries:
+    with CaptureQueriesContext(connection) as queries:
         next(lines)
     assert len(queries) == 1
     assert "LIMIT 10" in queries[0]["sql"]

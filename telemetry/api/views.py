@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any, cast
 
 from django.contrib.auth.models import User
-from django.db.models import QuerySet
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import extend_schema, extend_schema_view
 from rest_framework import generics, status, viewsets
@@ -19,7 +18,6 @@ from marketplace.csv_export import TOO_MANY, CSVExport
 from marketplace.exceptions import Refusal
 from telemetry import exceptions, selectors
 from telemetry.api import filters, serializers
-from telemetry.models import MergedTelemetricOTT, QuarantinedRecord, TelemetryRecordEntry
 from telemetry.services.runs import chain_start
 
 STATUS: dict[type[Refusal], int] = {
@@ -61,42 +59,27 @@ class Listing(CSVExport, TelemetryView, viewsets.ReadOnlyModelViewSet[Any]):
 class RecordViewSet(Listing):
     serializer_class = serializers.RecordSerializer
     filterset_class = filters.RecordFilter
-    queryset = TelemetryRecordEntry.objects.none()
-    export_columns = serializers.RecordSerializer.Meta.fields
-
-    def get_queryset(self) -> QuerySet[TelemetryRecordEntry]:
-        return selectors.records()
+    queryset = selectors.records()
 
 
 @documented("merged record", "merged records")
 class MergedViewSet(Listing):
     serializer_class = serializers.MergedSerializer
     filterset_class = filters.MergedFilter
-    queryset = MergedTelemetricOTT.objects.none()
-    export_columns = serializers.MergedSerializer.Meta.fields
-
-    def get_queryset(self) -> QuerySet[MergedTelemetricOTT]:
-        return selectors.merged()
+    queryset = selectors.merged()
 
 
 @documented("quarantined record", "quarantined records")
 class QuarantineViewSet(Listing):
     serializer_class = serializers.QuarantinedSerializer
-    queryset = QuarantinedRecord.objects.none()
-    export_columns = serializers.QuarantinedSerializer.Meta.fields
+    queryset = selectors.quarantined()
     export_order = ("id",)
-
-    def get_queryset(self) -> QuerySet[QuarantinedRecord]:
-        return selectors.quarantined()
 
 
 class StatisticsView(TelemetryView, generics.GenericAPIView[Any]):
-    queryset = MergedTelemetricOTT.objects.none()
+    queryset = selectors.merged()
     filterset_class = filters.MergedFilter
     pagination_class = None
-
-    def get_queryset(self) -> QuerySet[MergedTelemetricOTT]:
-        return selectors.merged()
 
     @extend_schema(
         operation_id="telemetry_statistics",

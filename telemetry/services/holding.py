@@ -6,7 +6,6 @@ Held until the chain ends or, when it died, for `SECONDS` after its last sign of
 from datetime import timedelta
 
 from django.db import connection
-from django.db.models import Q
 from django.utils import timezone
 
 from telemetry.exceptions import NotHeld
@@ -45,7 +44,3 @@ def state_locked(holder: str) -> SyncState:
         raise NotHeld
     state.held_until = timezone.now() + timedelta(seconds=SECONDS)
     return state
-
-
-def is_held() -> bool:
-    return SyncState.objects.filter(~Q(holder=""), held_until__gte=timezone.now()).exists()
