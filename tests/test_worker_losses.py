@@ -194,9 +194,9 @@ def test_a_task_is_published_although_its_tracking_fails(broker, tmp_path):
         assert "The task history waits: " in (tmp_path / "one.log").read_text()
         broker.delete(stream.STREAM)
         assert row(send("probe.trace", "again"), "SUCCESS")
-    # Each reason once; after the first there may be another, until the stream has its readers.
+    # Once, for as long as it lasts; another may follow, until the stream has its readers again.
     reasons = re.findall("The task history waits: (.*)", (tmp_path / "one.log").read_text())
-    assert len(reasons) == len({*reasons}) <= 2
+    assert ["WRONGTYPE" in reason for reason in reasons] in ([True], [True, False])
 
 
 def test_the_pools_children_keep_no_notes(broker, tmp_path):
